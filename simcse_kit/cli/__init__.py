@@ -1,0 +1,1 @@
+"""The commands: thin, with lazy imports."""

@@ -1,0 +1,1 @@
+"""Where text comes from: file readers, NLI triplets, STS sets and the built-in scenes."""
