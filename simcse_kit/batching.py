@@ -1,0 +1,56 @@
+"""Which rows share a forward pass: length-sorted batches under a token budget, and their padding."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+
+import torch
+from torch import Tensor
+
+from simcse_kit.errors import UserError
+
+
+def windows(sentences: Iterable[str], size: int) -> Iterator[list[str]]:
+    """Cut any iterable of sentences into lists of at most ``size``, checking that each is a string.
+
+    Raises:
+        UserError: If an item is no string; names its position.
+    """
+    iterator, start = iter(sentences), 0
+    while window := list(islice(iterator, size)):
+        for offset, sentence in enumerate(window):
+            if not isinstance(sentence, str):
+                raise UserError(f"sentence {start + offset} is {type(sentence).__name__}, not a string: {sentence!r}")
+        start += len(window)
+        yield window
+
+
+def length_sorted_batches(lengths: Sequence[int], token_budget: int) -> Iterator[list[int]]:
+    """Group rows of similar length, the longest first, so that little is padded and memory peaks at the start.
+
+    Args:
+        lengths: Tokens in each row.
+        token_budget: The most tokens, padding included, in a batch; a longer row stands alone.
+
+    Yields:
+        Row indices of one batch.
+    """
+    order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
+    start = 0
+    while start < len(order):
+        rows = max(1, token_budget // max(1, lengths[order[start]]))
+        yield order[start : start + rows]
+        start += rows
+
+
+def pad(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
+    """Pad token ids on the right to the longest row.
+
+    Returns:
+        Token ids and attention mask, int64 [B, T] each.
+    """
+    width = max(len(row) for row in rows)
+    ids = torch.tensor([[*row, *[pad_id] * (width - len(row))] for row in rows])
+    lengths = torch.tensor([len(row) for row in rows])
+    return ids, (torch.arange(width) < lengths.unsqueeze(1)).long()

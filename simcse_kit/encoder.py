@@ -1,0 +1,373 @@
+"""SentenceEncoder: a Hugging Face backbone, a pooling and an optional head; text in, vectors out."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Iterable, Sized
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from simcse_kit import backbone as hf
+from simcse_kit.batching import length_sorted_batches, pad, windows
+from simcse_kit.errors import UserError
+from simcse_kit.locate import DEFAULT_MODEL, file_sha256, locate
+from simcse_kit.modules import Dense, Layout, read_layout, write_layout
+from simcse_kit.pooling import POOLINGS
+
+# Sentences that are tokenised, sorted by length and encoded at a time: enough to sort well, bounded in memory.
+_WINDOW = 16_384
+# Tokens in a batch: on a CPU what its caches hold, on a GPU enough to fill it.
+_TOKEN_BUDGET = {"cpu": 2_048}
+_GPU_TOKEN_BUDGET = 32_768
+
+
+class SentenceEncoder(nn.Module):
+    """A sentence encoder: backbone, pooling, dense layers and, in training, an MLP head.
+
+    Legend: B rows, T tokens, D width of the vectors.
+
+    Attributes:
+        backbone: The transformers encoder.
+        tokenizer: Its tokenizer.
+        pooling: A name in ``simcse_kit.pooling.POOLINGS``.
+        dense: Layers behind the pooling that are part of the model.
+        head: The head of contrastive training (Linear and tanh), or None; see ``keep_head``.
+        keep_head: Whether the head is used after training too (supervised SimCSE); otherwise it only trains.
+        normalize: Whether ``encode`` brings vectors to unit length unless told otherwise.
+        max_length: Tokens a text is cut to, special ones included.
+        source: The path or name the encoder was opened from.
+    """
+
+    def __init__(
+        self,
+        backbone: hf.Backbone,
+        layout: Layout,
+        *,
+        source: str = "",
+        directory: Path | None = None,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone.model
+        self.tokenizer = backbone.tokenizer
+        self.pooling = layout.pooling
+        self.dense = nn.Sequential(*layout.dense)
+        self.head: Dense | None = None
+        self.keep_head = False
+        self.normalize = layout.normalize
+        self.source = source
+        self._directory = directory
+        self._opened = backbone
+        self._limit = hf.position_limit(backbone.model)
+        self.max_length = min(layout.max_length or backbone.tokenizer.model_max_length, self._limit)
+        pooler = hf.pooler_linear(backbone.model)
+        if pooler is not None and self.pooling != "cls_pooler":
+            # Kept for `save_pretrained`, and out of the optimiser's and of distributed training's sight.
+            pooler.requires_grad_(False)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | Path,
+        pooling: str | None = None,
+        device: str | torch.device | None = None,
+        dtype: str | torch.dtype | None = None,
+        *,
+        max_length: int | None = None,
+        dropout: float | None = None,
+        revision: str | None = None,
+        allow_pickle: bool = False,
+        trust_remote_code: bool = False,
+    ) -> SentenceEncoder:
+        """Open a transformers checkpoint or a sentence-transformers directory.
+
+        Args:
+            name_or_path: A directory, a packaged model's name, or a hub id; looked up in this order (the local hub
+                cache before the hub).
+            pooling: A name in ``POOLINGS``. None: as the model's modules say; for a plain checkpoint ``mean``, and
+                for the models released with SimCSE ``cls`` (unsupervised) or ``cls_pooler`` (supervised).
+            device: Where it runs. None: a GPU where there is one, else the CPU.
+            dtype: Of the weights, such as ``"bfloat16"``. None: float32, whatever the file holds.
+            max_length: Tokens a text is cut to, special ones included. None: as the model says.
+            dropout: Rate of every dropout of the backbone, attention probabilities included. None: its own.
+            revision: Branch, tag or commit on the hub.
+            allow_pickle: Open pickled weights where there are no safetensors (a pickle from strangers is a risk).
+            trust_remote_code: Run Python code that the model brings.
+
+        Raises:
+            UserError: If the model is found nowhere, is no encoder, lacks weights, or an option does not fit it.
+        """
+        name = str(name_or_path)
+        directory = locate(name, revision=revision, allow_pickle=allow_pickle, allow_code=trust_remote_code)
+        layout = read_layout(directory, allow_pickle=allow_pickle)
+        layout = layout or Layout(pooling=hf.released_pooling(name) or "mean")
+        backbone = hf.open_backbone(
+            directory / layout.transformer,
+            dropout=dropout,
+            dtype=hf.parse_dtype(dtype),
+            allow_pickle=allow_pickle,
+            trust_remote_code=trust_remote_code,
+        )
+        if backbone.has_pooler:
+            _recognise_pooler(layout, backbone.model)
+        if layout.lower_case:
+            hf.install_lower_casing(backbone.tokenizer)
+        if pooling == "mask" and layout.pooling != "mask":
+            backbone.tokenizer = hf.with_mask_template(backbone.tokenizer)
+        layout.pooling = pooling or layout.pooling
+        if layout.pooling not in POOLINGS:
+            raise UserError(f"pooling {layout.pooling!r} is unknown; known: {', '.join(POOLINGS)}")
+        if layout.pooling == "cls_pooler" and not backbone.has_pooler:
+            raise UserError(f"{directory}: the checkpoint has no weights for a pooler, so pooling cls_pooler has none")
+        encoder = cls(backbone, layout, source=name, directory=directory)
+        if max_length is not None:
+            encoder.max_length = encoder._check_max_length(max_length)
+        encoder.dense.to(backbone.model.dtype)
+        return encoder.to(torch.device(device) if device is not None else best_device()).eval()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.backbone.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the weights."""
+        return self.backbone.dtype
+
+    @property
+    def dimension(self) -> int:
+        """Width of the vectors that ``encode`` returns, D."""
+        layers = self._dense_layers
+        return layers[-1].linear.out_features if layers else int(self.backbone.config.hidden_size)
+
+    @property
+    def head_name(self) -> str:
+        """``mlp`` if the vectors that ``encode`` returns went through an MLP head, else ``none``."""
+        layers = [*self._dense_layers, *([self.head] if self.head is not None and self.keep_head else [])]
+        return "mlp" if layers and layers[-1].is_mlp else "none"
+
+    @property
+    def weights_sha256(self) -> str:
+        """The hash over the weight files the encoder was opened from, in the order of their paths."""
+        if self._directory is None:
+            raise UserError("this encoder was not opened from files: it has no hash of them")
+        files = sorted(p for pattern in ("*.safetensors", "*.bin") for p in self._directory.rglob(pattern))
+        return hashlib.sha256("".join(file_sha256(path) for path in files).encode()).hexdigest()
+
+    def add_head(self, *, keep: bool) -> None:
+        """Put a fresh MLP head behind the vectors; ``keep``: it stays part of the model after training."""
+        self.head = Dense.head(self.dimension).to(device=self.device, dtype=self.dtype)
+        self.keep_head = keep
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Encode token ids; differentiable, not normalised.
+
+        Args:
+            input_ids: Token ids, padded on the right, [B, T].
+            attention_mask: 1 for tokens, 0 for padding, [B, T].
+
+        Returns:
+            Vectors, [B, D]; the head is applied in training mode and, if it is kept, always.
+        """
+        pooling = POOLINGS[self.pooling]
+        outputs = self.backbone(
+            input_ids=input_ids, attention_mask=attention_mask, output_hidden_states=len(pooling.layers) > 1
+        )
+        hidden = outputs.hidden_states if len(pooling.layers) > 1 else (outputs.last_hidden_state,)
+        mask = attention_mask
+        if self.pooling == "mask":
+            mask = attention_mask * (input_ids == self.tokenizer.mask_token_id)
+        vectors = pooling(hidden, mask)
+        if self.pooling == "cls_pooler":
+            pooler = hf.pooler_linear(self.backbone)
+            assert pooler is not None
+            vectors = torch.tanh(pooler(vectors))
+        vectors = self.dense(vectors)
+        head = self.head if self.training or self.keep_head else None
+        projected: Tensor = vectors if head is None else head(vectors)
+        return projected
+
+    def tokenize(self, sentences: list[str], max_length: int | None = None) -> list[list[int]]:
+        """Token ids of each sentence, special tokens included, cut to ``max_length`` (None: the encoder's own)."""
+        encoding = self.tokenizer(
+            sentences,
+            truncation=True,
+            max_length=max_length or self.max_length,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+        )
+        ids: list[list[int]] = encoding["input_ids"]
+        return ids
+
+    @torch.inference_mode()
+    def encode(
+        self,
+        sentences: str | Iterable[str],
+        normalize: bool | None = None,
+        max_length: int | None = None,
+        token_budget: int | None = None,
+        show_progress: bool = False,
+    ) -> NDArray[np.float32]:
+        """Encode sentences.
+
+        Args:
+            sentences: One string, or any iterable of strings (a list, a generator, a column of a dataset).
+            normalize: Bring vectors to unit length. None: as the model's own modules say.
+            max_length: Tokens a text is cut to, special ones included. None: the encoder's own.
+            token_budget: The most tokens, padding included, in one forward pass. None: fitted to the device. It
+                changes speed and memory, never the vectors.
+            show_progress: Show a progress display on standard error.
+
+        Returns:
+            Vectors in the order of the sentences, float32 [N, D]; a single string gives [D].
+
+        Raises:
+            UserError: If an item is no string, or ``max_length`` is more than the model has positions for.
+        """
+        if isinstance(sentences, str):
+            single: NDArray[np.float32] = self.encode([sentences], normalize, max_length, token_budget)[0]
+            return single
+        limit = self.max_length if max_length is None else self._check_max_length(max_length)
+        budget = token_budget or _TOKEN_BUDGET.get(self.device.type, _GPU_TOKEN_BUDGET)
+        unit = self.normalize if normalize is None else normalize
+        was_training = self.training
+        self.eval()
+        try:
+            blocks = [
+                self._encode_window(window, limit, budget, unit)
+                for window in _with_progress(windows(sentences, _WINDOW), sentences, show_progress)
+            ]
+        finally:
+            self.train(was_training)
+        return np.concatenate(blocks) if blocks else np.empty((0, self.dimension), dtype=np.float32)
+
+    def save_pretrained(self, directory: str | Path, dtype: str | torch.dtype | None = None) -> None:
+        """Write a directory that sentence-transformers, transformers and ``from_pretrained`` open, with equal vectors.
+
+        A kept head becomes a Dense module; behind ``cls`` on a backbone with a pooler it is written as that pooler
+        too, as in SimCSE's released models. A head that only trains is left out.
+
+        Args:
+            directory: Made where it does not exist; files of the same name are replaced.
+            dtype: Of the weights. None: float32.
+        """
+        directory = Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        stored = hf.parse_dtype(dtype)
+        behind = [copy.deepcopy(dense) for dense in self._dense_layers]
+        pooler = hf.pooler_linear(self.backbone)
+        if self.pooling == "cls_pooler":
+            assert pooler is not None
+            behind.insert(0, _as_dense(pooler))
+        kept = self.head if self.keep_head else None
+        if kept is not None:
+            behind.append(copy.deepcopy(kept))
+        becomes_pooler = kept if self.pooling == "cls" and not len(self.dense) and pooler is not None else None
+        layout = Layout(
+            pooling="cls" if self.pooling == "cls_pooler" else self.pooling,
+            dense=[dense.to(device="cpu", dtype=stored) for dense in behind],
+            normalize=self.normalize,
+            max_length=self.max_length,
+        )
+        hf.write_backbone(
+            directory,
+            self._opened,
+            dtype=stored,
+            hidden_states=len(POOLINGS[self.pooling].layers) > 1,
+            pooler=becomes_pooler.linear if becomes_pooler else None,
+        )
+        config = self.backbone.config
+        write_layout(
+            directory,
+            layout,
+            width=config.hidden_size,
+            num_layers=config.num_hidden_layers,
+            vocabulary=config.vocab_size,
+            mask_token=self.tokenizer.mask_token_id,
+        )
+
+    @property
+    def _dense_layers(self) -> list[Dense]:
+        return [layer for layer in self.dense if isinstance(layer, Dense)]
+
+    def _encode_window(self, sentences: list[str], max_length: int, budget: int, unit: bool) -> NDArray[np.float32]:
+        tokens = self.tokenize(sentences, max_length)
+        vectors = torch.empty(len(tokens), self.dimension)
+        for rows in length_sorted_batches([len(row) for row in tokens], budget):
+            ids, mask = pad([tokens[row] for row in rows], self.pad_id)
+            batch = self(ids.to(self.device), mask.to(self.device)).float()
+            vectors[rows] = (nn.functional.normalize(batch, dim=-1) if unit else batch).cpu()
+        return vectors.numpy()
+
+    @property
+    def pad_id(self) -> int:
+        """The id that fills up short rows; any will do for a tokenizer without one, as it is masked."""
+        return int(self.tokenizer.pad_token_id or 0)
+
+    def _check_max_length(self, max_length: int) -> int:
+        fewest = self.tokenizer.num_special_tokens_to_add() + 1
+        if not fewest <= max_length <= self._limit:
+            raise UserError(
+                f"max_length {max_length} does not fit {self.source}: it takes {fewest} to {self._limit} tokens"
+            )
+        return max_length
+
+
+def best_device() -> torch.device:
+    """A GPU where there is one, else the CPU."""
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    return accelerator or torch.device("cpu")
+
+
+@lru_cache(maxsize=2)
+def _opened(model: str) -> SentenceEncoder:
+    return SentenceEncoder.from_pretrained(model)
+
+
+def encode(
+    sentences: str | Iterable[str], model: str | Path | SentenceEncoder = DEFAULT_MODEL, **options: Any
+) -> NDArray[np.float32]:
+    """Encode sentences with a model that is opened once and kept.
+
+    Args:
+        sentences: One string, or any iterable of strings.
+        model: A name or path as for ``SentenceEncoder.from_pretrained``, or an encoder.
+        **options: As for ``SentenceEncoder.encode``.
+
+    Returns:
+        Vectors, float32 [N, D]; a single string gives [D].
+    """
+    encoder = model if isinstance(model, SentenceEncoder) else _opened(str(model))
+    return encoder.encode(sentences, **options)
+
+
+def _recognise_pooler(layout: Layout, backbone: PreTrainedModel) -> None:
+    """Name ``cls`` and a Dense layer that equals the checkpoint's own pooler what it is: ``cls_pooler``."""
+    pooler = hf.pooler_linear(backbone)
+    if layout.pooling == "cls" and layout.dense and layout.dense[0].is_mlp and pooler is not None:
+        pairs = zip(layout.dense[0].parameters(), pooler.parameters(), strict=True)
+        if all(torch.equal(ours.to(own.dtype), own) for ours, own in pairs):
+            layout.pooling = "cls_pooler"
+            layout.dense.pop(0)
+
+
+def _as_dense(linear: nn.Linear) -> Dense:
+    dense = Dense(linear.in_features, linear.out_features)
+    dense.linear.load_state_dict(linear.state_dict())
+    return dense
+
+
+def _with_progress(blocks: Iterable[list[str]], sentences: Iterable[str], show: bool) -> Iterable[list[str]]:
+    if not show:
+        return blocks
+    from simcse_kit.progress import track_rows
+
+    return track_rows(blocks, total=len(sentences) if isinstance(sentences, Sized) else None)

@@ -1,0 +1,32 @@
+"""Progress displays, on standard error."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+
+def progress_display(*, quiet: bool = False) -> Progress:
+    """A progress display with counts, elapsed and remaining time; it vanishes when done."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=Console(stderr=True),
+        disable=quiet,
+        transient=True,
+    )
+
+
+def track_rows(blocks: Iterable[list[str]], total: int | None) -> Iterator[list[str]]:
+    """Pass blocks of rows through and show how many rows are done, of ``total`` where it is known."""
+    with progress_display() as progress:
+        task = progress.add_task("Encoding", total=total, note="")
+        for block in blocks:
+            yield block
+            progress.advance(task, len(block))
