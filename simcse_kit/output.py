@@ -1,0 +1,43 @@
+"""Output files that are there whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from simcse_kit.errors import UserError
+
+
+def check_output(path: Path) -> None:
+    """See that a file can be written at `path`, before the work that it will hold is done.
+
+    Raises:
+        UserError: If `path` is a directory, or its folder is missing or not writable.
+    """
+    folder = path.absolute().parent
+    if path.is_dir():
+        raise UserError(f"{path}: is a directory; name a file in it")
+    if not folder.is_dir():
+        raise UserError(f"{path}: its folder {str(folder)!r} does not exist; create it first")
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"{path}: its folder {str(folder)!r} is not writable")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Write a file under a temporary name beside `path`, which it takes when the block ends without an exception.
+
+    A reader sees the old file or the new one, never a half; after an exception neither a new nor a temporary file
+    is left.
+
+    Yields:
+        The temporary path, to be written in the block.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
