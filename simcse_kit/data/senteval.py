@@ -1,0 +1,80 @@
+"""Where SentEval's data lies: on this machine, or in the archive that SimCSE's authors published."""
+
+from __future__ import annotations
+
+import os
+import tarfile
+import tempfile
+from pathlib import Path
+
+from simcse_kit.data.files import sha256_of_files
+from simcse_kit.data.hub import fetch_file, stated_sha256
+from simcse_kit.data.rows import one_line
+from simcse_kit.errors import UserError
+
+_ARCHIVE = "hf://datasets/princeton-nlp/datasets-for-simcse/senteval.tar"
+
+
+def data_root() -> Path | None:
+    """Return the folder of evaluation and training data on this machine, or None if there is none.
+
+    It is what the environment variable ``SIMCSE_KIT_DATA`` names; where that is not set and the package runs from a
+    source checkout, ``../shared/data`` seen from the checkout.
+
+    Raises:
+        UserError: if the variable names no folder.
+    """
+    named = os.environ.get("SIMCSE_KIT_DATA")
+    if named:
+        if not Path(named).is_dir():
+            raise UserError(f"the environment variable SIMCSE_KIT_DATA names {named}, which is no folder")
+        return Path(named)
+    checkout = Path(__file__).resolve().parents[2]
+    root = checkout.parent / "shared" / "data"
+    return root if (checkout / "pyproject.toml").is_file() and root.is_dir() else None
+
+
+def senteval_folder() -> Path:
+    """Return a folder in SentEval's layout (``STS/``, ``SICK/`` and so on).
+
+    It is ``sts`` in ``data_root()`` if that exists; else SimCSE's ``senteval.tar``, which is downloaded and unpacked
+    once into the hub's assets cache and found there from then on.
+
+    Raises:
+        UserError: if the archive is needed and cannot be had, is not the file that the hub states, or is malformed.
+    """
+    root = data_root()
+    if root is not None and (root / "sts").is_dir():
+        return root / "sts"
+    from huggingface_hub import cached_assets_path
+
+    folder = cached_assets_path("simcse_kit", namespace="senteval") / "downstream"
+    if not folder.is_dir():
+        _unpack(_download(), folder)
+    return folder
+
+
+def _download() -> Path:
+    """Return the archive, once its hash has been compared with the one that the hub states for it."""
+    stated = stated_sha256(_ARCHIVE)
+    archive = fetch_file(_ARCHIVE)
+    found = sha256_of_files(archive)
+    if found != stated:
+        raise UserError(f"{archive} has sha256 {found}, the hub states {stated}; delete it and try again")
+    return archive
+
+
+def _unpack(archive: Path, folder: Path) -> None:
+    """Extract a tar file into ``folder``, which comes into being only when it is complete."""
+    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+        content = Path(scratch) / "content"
+        try:
+            with tarfile.open(archive) as tar:
+                tar.extractall(content, filter="data")  # refuses members that lead out of the folder
+        except (tarfile.TarError, EOFError) as error:
+            raise UserError(f"{archive} cannot be unpacked: {one_line(error)}") from error
+        try:
+            content.rename(folder)
+        except OSError:
+            if not folder.is_dir():  # else another process was faster
+                raise
