@@ -128,7 +128,7 @@ class SentenceEncoder(nn.Module):
             raise UserError(f"{directory}: the checkpoint has no weights for a pooler, so pooling cls_pooler has none")
         encoder = cls(backbone, layout, source=name, directory=directory)
         if max_length is not None:
-            encoder.max_length = encoder._check_max_length(max_length)
+            encoder.max_length = encoder.check_max_length(max_length)
         encoder.dense.to(backbone.model.dtype)
         return encoder.to(torch.device(device) if device is not None else best_device()).eval()
 
@@ -147,6 +147,11 @@ class SentenceEncoder(nn.Module):
         """Width of the vectors that ``encode`` returns, D."""
         layers = self._dense_layers
         return layers[-1].linear.out_features if layers else int(self.backbone.config.hidden_size)
+
+    @property
+    def pad_id(self) -> int:
+        """The id that fills up short rows; any will do for a tokenizer without one, as it is masked."""
+        return int(self.tokenizer.pad_token_id or 0)
 
     @property
     def head_name(self) -> str:
@@ -207,6 +212,19 @@ class SentenceEncoder(nn.Module):
         ids: list[list[int]] = encoding["input_ids"]
         return ids
 
+    def check_max_length(self, max_length: int) -> int:
+        """Return ``max_length`` if the backbone has positions for it.
+
+        Raises:
+            UserError: If it has not, or there is no room for a word between the special tokens.
+        """
+        fewest = self.tokenizer.num_special_tokens_to_add() + 1
+        if not fewest <= max_length <= self._limit:
+            raise UserError(
+                f"max_length {max_length} does not fit {self.source}: it takes {fewest} to {self._limit} tokens"
+            )
+        return max_length
+
     @torch.inference_mode()
     def encode(
         self,
@@ -235,7 +253,7 @@ class SentenceEncoder(nn.Module):
         if isinstance(sentences, str):
             single: NDArray[np.float32] = self.encode([sentences], normalize, max_length, token_budget)[0]
             return single
-        limit = self.max_length if max_length is None else self._check_max_length(max_length)
+        limit = self.max_length if max_length is None else self.check_max_length(max_length)
         budget = token_budget or _TOKEN_BUDGET.get(self.device.type, _GPU_TOKEN_BUDGET)
         unit = self.normalize if normalize is None else normalize
         was_training = self.training
@@ -306,19 +324,6 @@ class SentenceEncoder(nn.Module):
             batch = self(ids.to(self.device), mask.to(self.device)).float()
             vectors[rows] = (nn.functional.normalize(batch, dim=-1) if unit else batch).cpu()
         return vectors.numpy()
-
-    @property
-    def pad_id(self) -> int:
-        """The id that fills up short rows; any will do for a tokenizer without one, as it is masked."""
-        return int(self.tokenizer.pad_token_id or 0)
-
-    def _check_max_length(self, max_length: int) -> int:
-        fewest = self.tokenizer.num_special_tokens_to_add() + 1
-        if not fewest <= max_length <= self._limit:
-            raise UserError(
-                f"max_length {max_length} does not fit {self.source}: it takes {fewest} to {self._limit} tokens"
-            )
-        return max_length
 
 
 def best_device() -> torch.device:

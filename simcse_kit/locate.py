@@ -62,15 +62,11 @@ def locate(name: str, *, revision: str | None = None, allow_pickle: bool = False
         UserError: If the model is found nowhere (the message says where it was looked for), or a packaged model's
             weights are not the ones they should be.
     """
-    if Path(name).expanduser().is_dir():
-        return Path(name).expanduser()
-    packaged = PACKAGED.get(name.removeprefix("sentence-transformers/"))
-    if packaged and revision is None and importlib.util.find_spec(packaged.module):
-        return _packaged_directory(packaged)
+    directory, failure = find_local(name, revision=revision, allow_pickle=allow_pickle), ""
+    packaged = _packaged(name)
     hub_id = packaged.hub_id if packaged else name
-    if not _HUB_ID.fullmatch(hub_id):
+    if directory is None and not _HUB_ID.fullmatch(hub_id):
         raise UserError(f"model {name!r}: there is no such directory, and it cannot be the id of a model on the hub")
-    directory, failure = _cached(hub_id, revision, allow_pickle), ""
     if directory is None:
         directory, failure = _fetch(hub_id, revision, allow_pickle, allow_code)
     if directory is None:
@@ -83,10 +79,28 @@ def locate(name: str, *, revision: str | None = None, allow_pickle: bool = False
     return directory
 
 
+def find_local(name: str, *, revision: str | None = None, allow_pickle: bool = False) -> Path | None:
+    """The directory of a model that needs no download, or None; arguments as for ``locate``.
+
+    Raises:
+        UserError: If a packaged model's weights are not the ones they should be.
+    """
+    if Path(name).expanduser().is_dir():
+        return Path(name).expanduser()
+    packaged = _packaged(name)
+    if packaged and revision is None and importlib.util.find_spec(packaged.module):
+        return _packaged_directory(packaged)
+    return _cached(packaged.hub_id if packaged else name, revision, allow_pickle)
+
+
 def file_sha256(path: Path) -> str:
     """The sha256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _packaged(name: str) -> PackagedModel | None:
+    return PACKAGED.get(name.removeprefix("sentence-transformers/"))
 
 
 def _packaged_directory(packaged: PackagedModel) -> Path:

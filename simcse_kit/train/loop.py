@@ -1,0 +1,321 @@
+"""The training loop: one function that reads top to bottom, and what it prepares.
+
+Text rows -> batch -> views -> one forward -> pooled vectors -> {term: loss} -> step -> metrics -> evaluation.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from torch import Tensor, nn
+
+from simcse_kit.data.sts import StsTask, load_evaluation
+from simcse_kit.encoder import SentenceEncoder
+from simcse_kit.errors import UserError
+from simcse_kit.evaluate.sts import score_sts
+from simcse_kit.objectives import OBJECTIVES
+from simcse_kit.progress import progress_display
+from simcse_kit.train import distributed
+from simcse_kit.train.batches import Schedule, TrainingRows, collate, read_rows
+from simcse_kit.train.optim import adamw, learning_rate
+from simcse_kit.train.provenance import run_record
+from simcse_kit.train.recipe import ObjectiveSection, Recipe
+from simcse_kit.train.rundir import Checkpoint, Progress, RunDirectory
+
+# A checkpoint every so many steps where the recipe leaves train.save_every open.
+_SAVE_EVERY = 500
+# Processes agree about an interruption every so many steps, since asking waits for the device.
+_ASK_EVERY = 10
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything a run needs, opened and checked, before anything is written."""
+
+    recipe: Recipe
+    accelerator: Accelerator
+    encoder: SentenceEncoder
+    rows: TrainingRows
+    schedule: Schedule
+    task: StsTask | None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended.
+
+    Attributes:
+        progress: Steps, best evaluation, seconds.
+        encoder: The best model.
+        interrupted: Whether it was stopped by a signal; it can be resumed.
+    """
+
+    progress: Progress
+    encoder: SentenceEncoder
+    interrupted: bool
+
+
+def prepare(recipe: Recipe) -> Prepared:
+    """Open the model and read all data of a recipe.
+
+    Raises:
+        UserError: If any of it is not as it should be.
+    """
+    rows = read_rows(recipe.data, recipe.seed)
+    schedule = Schedule.of(len(rows), recipe.train, shuffle=recipe.data.shuffle, seed=recipe.seed)
+    choice = recipe.evaluation
+    task = None
+    if choice.data is not None:
+        task = load_evaluation(choice.data, task=choice.task, split=choice.split, text=choice.text)
+    try:
+        accelerator = Accelerator(mixed_precision=_PRECISIONS[recipe.train.precision])
+    except ValueError as error:
+        raise UserError(f"train.precision: {recipe.train.precision} is not to be had here ({error})") from None
+    encoder = open_encoder(recipe, accelerator.device)
+    return Prepared(recipe, accelerator, encoder, rows, schedule, task)
+
+
+def open_encoder(recipe: Recipe, device: torch.device | None = None) -> SentenceEncoder:
+    """The untrained encoder of a recipe, with its head.
+
+    Raises:
+        UserError: If the model cannot be opened as the recipe says.
+    """
+    model = recipe.model
+    encoder = SentenceEncoder.from_pretrained(
+        model.name,
+        pooling=model.pooling,
+        device=device,
+        dropout=model.dropout,
+        revision=model.revision,
+        allow_pickle=model.allow_pickle,
+        trust_remote_code=model.trust_remote_code,
+    )
+    encoder.check_max_length(model.max_length)
+    if model.head == "mlp":
+        torch.manual_seed(recipe.seed)
+        encoder.add_head(keep=model.keep_head)
+    return encoder
+
+
+def train(  # noqa: C901 - one function that reads top to bottom
+    prepared: Prepared, run: RunDirectory, *, resume: bool = False, quiet: bool = False
+) -> Outcome:
+    """Train, evaluate and save as the recipe says.
+
+    Args:
+        prepared: From ``prepare``.
+        run: The run directory, checked and, in the main process, started.
+        resume: Go on from its last checkpoint (from the start, if there is none).
+        quiet: Show no progress.
+
+    Returns:
+        How it ended; the directory then holds the best model, or the last one where nothing was evaluated.
+    """
+    recipe, accelerator, encoder, schedule = prepared.recipe, prepared.accelerator, prepared.encoder, prepared.schedule
+    settings, device, main = recipe.train, accelerator.device, accelerator.is_main_process
+    objective = WeightedObjectives(recipe.objectives)
+    optimizer = adamw(encoder, lr=settings.lr, weight_decay=settings.weight_decay)
+    progress, resumed_from = Progress(), None
+    checkpoint = run.load_checkpoint() if resume else None
+    if checkpoint is not None:
+        encoder.load_state_dict(checkpoint.model)
+        optimizer.load_state_dict(checkpoint.optimizer)
+        progress, resumed_from = checkpoint.progress, checkpoint.progress.step
+        if accelerator.scaler is not None:
+            accelerator.scaler.load_state_dict(checkpoint.scaler)
+    model, optimizer = accelerator.prepare(MergedForward(encoder), optimizer)
+    record = run_record(prepared, resumed_from=resumed_from)
+    if main:
+        run.rewind_metrics(progress.step)
+        run.write_run({**record, "status": "running", **_summary(progress)})
+    if progress.step == 0:
+        progress.before = _evaluate(prepared, step=0)
+    started = time.perf_counter() - progress.seconds
+    interrupted = False
+    every, save_every = recipe.evaluation.every, settings.save_every or _SAVE_EVERY
+
+    with stop_signals() as stopped, progress_display(quiet=quiet or not main) as display:
+        bar = display.add_task("Training", total=schedule.steps, completed=progress.step, note="")
+        for rows in schedule.batches(progress.step):
+            clock = time.perf_counter()
+            lr = _learning_rate(recipe, progress.step, schedule.steps)
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+            progress.step += 1
+
+            own = distributed.share(rows, accelerator.process_index, accelerator.num_processes)
+            # A process without rows goes along with one that does not count.
+            ids, mask = collate(encoder, prepared.rows, own or rows[:1], recipe.model.max_length)
+            seed_step(recipe.seed, progress.step, accelerator.process_index)
+            model.train()
+            vectors = model(ids.to(device), mask.to(device))
+            views = [
+                distributed.gather_rows(view[: len(own)], len(rows)) for view in vectors.chunk(len(prepared.rows.views))
+            ]
+            loss, terms = objective(views)
+            accelerator.backward(loss * accelerator.num_processes)
+            grad_norm = accelerator.clip_grad_norm_(encoder.parameters(), settings.max_grad_norm or float("inf"))
+            optimizer.step()
+            optimizer.zero_grad()
+
+            if progress.step % settings.log_every == 0:
+                tokens = distributed.sum_over_processes(mask.sum().to(device) if own else torch.zeros_like(mask.sum()))
+                line = {
+                    "kind": "train",
+                    "step": progress.step,
+                    "epoch": progress.step / schedule.steps_per_epoch,
+                    "loss": loss.detach(),
+                    "terms": {name: term.detach() for name, term in terms.items()},
+                    "lr": lr,
+                    "grad_norm": grad_norm,
+                    "tokens": tokens,
+                    "seconds": time.perf_counter() - clock,
+                }
+                if main:
+                    run.log(line)
+
+            last = progress.step == schedule.steps
+            if prepared.task is not None and (last or (every and progress.step % every == 0)):
+                score = _evaluate(prepared, step=progress.step)
+                better = _note_score(progress, score)
+                if main:
+                    run.log({"kind": "eval", **score, "best": better})
+                    run.flush()
+                    if better:
+                        run.save_model(encoder)
+                display.update(bar, note=_note(progress, score))
+                if settings.patience and progress.stale >= settings.patience:
+                    last = True
+            progress.seconds = time.perf_counter() - started
+            asked = progress.step % _ASK_EVERY == 0 or accelerator.num_processes == 1
+            interrupted = not last and asked and distributed.any_process(bool(stopped), device)
+            if main and not last and (interrupted or progress.step % save_every == 0):
+                scaler = accelerator.scaler.state_dict() if accelerator.scaler is not None else {}
+                state = Checkpoint(encoder.state_dict(), optimizer.state_dict(), scaler, progress)
+                run.save_checkpoint(state, keep=settings.keep_last)
+            display.update(bar, completed=progress.step)
+            if last or interrupted:
+                break
+
+    if main:
+        run.flush()
+        if progress.best is None:
+            run.save_model(encoder)
+        if not interrupted:
+            run.drop_checkpoints()
+        run.write_run({**record, "status": "interrupted" if interrupted else "done", **_summary(progress)})
+    accelerator.wait_for_everyone()
+    best = SentenceEncoder.from_pretrained(run.path, device=device) if main else encoder
+    return Outcome(progress, best, interrupted)
+
+
+class MergedForward(nn.Module):
+    """The forward pass of training: all views of a batch at once.
+
+    It is what precision and distribution are wrapped around, so that the encoder itself, and with it every evaluation,
+    stays in full precision.
+    """
+
+    def __init__(self, encoder: SentenceEncoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Vectors of all views, [V * N, D]."""
+        vectors: Tensor = self.encoder(input_ids, attention_mask)
+        return vectors
+
+
+class WeightedObjectives(nn.Module):
+    """The weighted sum of a recipe's objectives."""
+
+    def __init__(self, sections: list[ObjectiveSection]) -> None:
+        super().__init__()
+        self.weights = [section.weight for section in sections]
+        self.objectives = nn.ModuleList(
+            OBJECTIVES[section.name](**section.model_dump(exclude={"name", "weight"})) for section in sections
+        )
+
+    def forward(self, views: list[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss, and each objective's terms before weighting."""
+        terms: dict[str, Tensor] = {}
+        total = views[0].new_zeros(())
+        for weight, objective in zip(self.weights, self.objectives, strict=True):
+            own: dict[str, Tensor] = objective(views)
+            terms.update(own)
+            total = total + weight * torch.stack(list(own.values())).sum()
+        return total, terms
+
+
+def seed_step(seed: int, step: int, process: int) -> None:
+    """Make every random draw of a step (dropout) depend on the seed, the step and the process alone."""
+    torch.manual_seed((seed * 1_000_003 + step) * 1_009 + process)
+
+
+@contextmanager
+def stop_signals() -> Iterator[list[int]]:
+    """Note Ctrl-C and a request to terminate instead of dying of them; a second one ends the process as usual."""
+    received: list[int] = []
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def note(number: int, _frame: Any) -> None:
+        received.append(number)
+        signal.signal(number, before[signal.Signals(number)])
+
+    try:
+        for number in before:
+            signal.signal(number, note)
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+_PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
+
+
+def _learning_rate(recipe: Recipe, done: int, steps: int) -> float:
+    settings = recipe.train
+    return learning_rate(
+        done, steps=steps, peak=settings.lr, schedule=settings.schedule, warmup_ratio=settings.warmup_ratio
+    )
+
+
+def _evaluate(prepared: Prepared, step: int) -> dict[str, Any]:
+    """Score the encoder in the main process and tell the others."""
+    task = prepared.task
+    if task is None:
+        return {}
+    value = [score_sts(prepared.encoder, task).value if prepared.accelerator.is_main_process else None]
+    broadcast_object_list(value)
+    return {"step": step, "task": task.name, "split": task.split, "spearman": value[0]}
+
+
+def _note_score(progress: Progress, score: dict[str, Any]) -> bool:
+    """Keep an evaluation if it is the best so far (strictly, as the reference does); say whether it is."""
+    best = progress.best["spearman"] if progress.best else float("-inf")
+    better = score["spearman"] is not None and score["spearman"] > best
+    if better:
+        progress.best, progress.stale = score, 0
+    else:
+        progress.stale += 1
+    return better
+
+
+def _note(progress: Progress, score: dict[str, Any]) -> str:
+    best = progress.best["spearman"] if progress.best else float("nan")
+    return f"{score['task']} {score['split']} {score['spearman'] or float('nan'):.2f} (best {best:.2f})"
+
+
+def _summary(progress: Progress) -> dict[str, Any]:
+    summary = asdict(progress)
+    return {key: summary[key] for key in ("best", "before", "step", "seconds")}

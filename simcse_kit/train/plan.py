@@ -1,0 +1,107 @@
+"""``--check``: what a recipe would do, found out without training."""
+
+from __future__ import annotations
+
+from simcse_kit.data.senteval import data_root
+from simcse_kit.data.sts import StsTask, load_evaluation
+from simcse_kit.encoder import SentenceEncoder
+from simcse_kit.locate import find_local
+from simcse_kit.train.batches import Schedule, TrainingRows, read_rows
+from simcse_kit.train.loop import open_encoder
+from simcse_kit.train.recipe import Recipe
+from simcse_kit.train.report import open_report
+
+_SAMPLE = 1_000
+# Weights, gradients and the two moments of AdamW, float32 each.
+_BYTES_PER_PARAMETER = 16
+
+
+def describe(recipe: Recipe) -> list[str]:
+    """Read and open everything that is on this machine, and say what would run, a line each.
+
+    What lies on the hub is not fetched; its line says so.
+
+    Raises:
+        UserError: If anything is not as it should be.
+    """
+    rows, encoder = None, None
+    lines = []
+    if _on_hub(recipe.data.train):
+        lines.append(f"data        {recipe.data.train}: would be read from the hub; not checked")
+    else:
+        rows = read_rows(recipe.data, recipe.seed)
+        first = " | ".join(_shortened(text) for text in dict.fromkeys(view[0] for view in rows.views))
+        lines.append(f"data        {len(rows):,} rows, {len(rows.views)} views each; the first: {first}")
+    if find_local(recipe.model.name, revision=recipe.model.revision, allow_pickle=recipe.model.allow_pickle):
+        encoder = open_encoder(recipe)
+        size = sum(parameter.numel() for parameter in encoder.parameters())
+        head = f"{recipe.model.head} head ({'kept' if encoder.keep_head else 'for training only'})"
+        described = "no head" if encoder.head is None else head
+        lines.append(
+            f"model       {recipe.model.name}: {size / 1e6:.1f}M parameters, {encoder.pooling} pooling, {described}"
+        )
+    else:
+        lines.append(f"model       {recipe.model.name}: would be fetched from the hub; not checked")
+    lines.append(_describe_evaluation(recipe))
+    if recipe.report is not None:
+        task = open_report(recipe.report)
+        lines.append(f"report      {task.name} {task.split}, {_pairs(task)}, before and after")
+    lines.append(_describe_steps(recipe, rows))
+    if rows is not None and encoder is not None:
+        lines.append(_describe_cost(recipe, rows, encoder))
+    return [*lines, f"output      {recipe.output_dir}"]
+
+
+def _on_hub(source: str | list[str]) -> bool:
+    return any(name.startswith(("hf://", "hub:")) for name in ([source] if isinstance(source, str) else source))
+
+
+def _describe_evaluation(recipe: Recipe) -> str:
+    choice = recipe.evaluation
+    if choice.data is None:
+        return "evaluation  none: the last model is kept"
+    if _on_hub(choice.data) or (choice.data == "senteval" and data_root() is None):
+        return (
+            f"evaluation  {choice.task} {choice.split} from {choice.data}: would be fetched from the hub; not checked"
+        )
+    task = load_evaluation(choice.data, task=choice.task, split=choice.split, text=choice.text)
+    when = f"every {choice.every} steps and at the end" if choice.every else "at the end"
+    return f"evaluation  {task.name} {task.split}, {_pairs(task)}, {when}; the best model is kept"
+
+
+def _describe_steps(recipe: Recipe, rows: TrainingRows | None) -> str:
+    train = recipe.train
+    batch = f"batch {train.batch_size}, lr {train.lr:g} {train.schedule}, {train.precision}"
+    if rows is None:
+        known = f"{train.max_steps:,}" if train.max_steps else f"{train.epochs:g} epochs of"
+        return f"steps       {known} steps, {batch}"
+    schedule = Schedule.of(len(rows), train, shuffle=recipe.data.shuffle, seed=recipe.seed)
+    epochs = schedule.steps / schedule.steps_per_epoch
+    return f"steps       {schedule.steps:,} steps ({epochs:.3g} epochs of {schedule.steps_per_epoch:,}), {batch}"
+
+
+def _describe_cost(recipe: Recipe, rows: TrainingRows, encoder: SentenceEncoder) -> str:
+    """Tokens and memory, from the lengths of the first rows."""
+    lengths = [len(ids) for view in rows.views for ids in encoder.tokenize(view[:_SAMPLE], recipe.model.max_length)]
+    mean, longest = sum(lengths) / len(lengths), max(lengths)
+    views, batch = len(rows.views), min(recipe.train.batch_size, len(rows))
+    tokens = mean * views * batch
+    config = encoder.backbone.config
+    # What a transformer layer keeps for its backward pass (Korthikanti et al. 2022, arXiv:2205.05198, equation 2),
+    # counted in half precision there and doubled for float32.
+    width = 1 if recipe.train.precision != "fp32" else 2
+    layer = longest * config.hidden_size * (34 + 5 * config.num_attention_heads * longest / config.hidden_size)
+    activations = width * layer * config.num_hidden_layers * views * batch
+    weights = _BYTES_PER_PARAMETER * sum(p.numel() for p in encoder.parameters() if p.requires_grad)
+    return (
+        f"cost        about {mean:.0f} tokens a text, {tokens:,.0f} a step; "
+        f"memory about {(weights + activations) / 2**30:.1f} GiB (a guess, over all processes)"
+    )
+
+
+def _pairs(task: StsTask) -> str:
+    return f"{sum(len(subset.scores) for subset in task.subsets):,} pairs"
+
+
+def _shortened(text: str, width: int = 60) -> str:
+    return text if len(text) <= width else text[: width - 1] + "…"

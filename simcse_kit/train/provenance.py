@@ -1,0 +1,48 @@
+"""What run.json says about where a run comes from."""
+
+from __future__ import annotations
+
+import platform
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from simcse_kit.data.readers import data_sha256
+from simcse_kit.evaluate.results import package_versions
+
+if TYPE_CHECKING:
+    from simcse_kit.train.loop import Prepared
+
+_LIBRARIES = ("torch", "transformers", "tokenizers", "accelerate", "numpy")
+
+
+def commit() -> str | None:
+    """The commit of the source tree this package runs from, with ``+`` if it has changes; None if it has none."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return head + ("+" if changed.stdout.strip() else "")
+
+
+def run_record(prepared: Prepared, *, resumed_from: int | None) -> dict[str, Any]:
+    """The fixed part of run.json."""
+    recipe = prepared.recipe
+    evaluation = {recipe.evaluation.data: prepared.task.data_sha256} if prepared.task else {}
+    return {
+        "versions": package_versions(_LIBRARIES),
+        "python": platform.python_version(),
+        "commit": commit(),
+        "seed": recipe.seed,
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "data": {"train": data_sha256(recipe.data.train), "evaluation": evaluation},
+        "rows": len(prepared.rows),
+        "steps": prepared.schedule.steps,
+        "device": str(prepared.accelerator.device),
+        "world_size": prepared.accelerator.num_processes,
+        "resumed_from": resumed_from,
+    }
