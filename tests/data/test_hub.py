@@ -67,7 +67,10 @@ def put(hub, content, path, revision="main"):
         hub.files["owner/name", name, path] = content
 
 
-@pytest.mark.parametrize(("at", "revision"), [("", "main"), ("@v1.0", "v1.0"), ("@refs/pr/3", "refs%2Fpr%2F3")])
+@pytest.mark.parametrize(
+    ("at", "revision"),
+    [("", "main"), ("@v1.0", "v1.0"), ("@refs/pr/3", "refs%2Fpr%2F3"), ("@refs%2Fpr%2F3", "refs%2Fpr%2F3")],
+)
 def test_fetch_and_read_a_file(hub, at, revision):
     content = b"sent0,sent1\nx,y\n"
     put(hub, content, "deep/nli.csv", revision)

@@ -109,6 +109,14 @@ def test_gzip_bom_and_capital_suffix(tmp_path, suffix):
     assert read_columns(packed, ["a"]) == {"a": ["é one", "two"]}
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl"])
+def test_blank_lines_are_no_rows(tmp_path, suffix):
+    path = tmp_path / f"data{suffix}"
+    WRITERS[suffix](path, ["a", "b"], [["1", "2"], ["3", "4"]])
+    path.write_bytes(path.read_bytes().replace(b"\n", b"\n\r\n"))
+    assert read_columns(path, ["a", "b"]) == {"a": ["1", "3"], "b": ["2", "4"]}
+
+
 def test_tsv_takes_quotation_marks_as_text_and_csv_allows_huge_cells(tmp_path):
     (tmp_path / "a.tsv").write_text('a\tb\n"open\tshut"\n')
     assert read_columns(tmp_path / "a.tsv", ["a", "b"]) == {"a": ['"open'], "b": ['shut"']}
@@ -128,6 +136,7 @@ def test_other_string_types_of_parquet(tmp_path, kind):
 def test_several_sources_follow_one_another_and_a_glob_is_sorted(tmp_path, monkeypatch):
     for name in ("b", "a", "c"):
         (tmp_path / f"{name}.txt").write_text(f"{name}1\n{name}2\n")
+    (tmp_path / "folder.txt").mkdir()
     monkeypatch.chdir(tmp_path)
     assert read_columns(["c.txt", tmp_path / "a.txt"], ["t"])["t"] == ["c1", "c2", "a1", "a2"]
     for pattern in ("*.txt", f"{tmp_path}/[ab].txt", "**/*.txt"):
