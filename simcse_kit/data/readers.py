@@ -49,7 +49,8 @@ def read_columns(
     cell_of = [as_label if column in labels else as_text for column in columns]
     for name in _expand(source):
         before = len(texts[0])
-        for row in islice(_rows(name, columns), None if limit is None else limit - before):
+        left = None if limit is None else limit - before
+        for row in islice(_rows(name, columns, left), left):
             for column, check, cell, text in zip(columns, cell_of, row.cells, texts, strict=True):
                 text.append(check(row, column, cell))
         if len(texts[0]) == limit:
@@ -64,7 +65,7 @@ def data_sha256(source: Source) -> dict[str, str]:
 
     Returns:
         ``{name: sha256}``. For a file, local or fetched, the hash of its bytes as they lie on disk, which ``sha256sum``
-        prints too; for a split on the hub and the scenes, which are no files, the hash of all their rows.
+        prints too; for a split on the hub, of all its rows; for the scenes, of the source files that generate them.
 
     Raises:
         UserError: for a source that is missing or out of reach.
@@ -94,9 +95,10 @@ def _expand(source: Source) -> list[str | Path]:
     return list(matches)
 
 
-def _rows(name: str | Path, columns: Sequence[str]) -> Iterator[Row]:
+def _rows(name: str | Path, columns: Sequence[str], limit: int | None) -> Iterator[Row]:
+    """Yield a source's rows; only the scenes, which are made all at once, need to know how many will be read."""
     if name == SCENES:
-        return _scene_rows(columns)
+        return _scene_rows(columns, limit)
     if isinstance(name, Path):
         return iter_rows(name, columns)
     if name.startswith("hub:"):
@@ -104,15 +106,15 @@ def _rows(name: str | Path, columns: Sequence[str]) -> Iterator[Row]:
     return iter_rows(fetch_file(name), columns)
 
 
-def _scene_rows(columns: Sequence[str]) -> Iterator[Row]:
+def _scene_rows(columns: Sequence[str], limit: int | None) -> Iterator[Row]:
     from simcse_kit.data.scenes import scene_sentences, scene_triplets
 
     cells: Iterator[tuple[str, ...]]
     match len(columns):
         case 1:
-            cells = ((sentence,) for sentence in scene_sentences("train"))
+            cells = ((sentence,) for sentence in scene_sentences("train", limit=limit))
         case 2 | 3:
-            cells = (triplet[: len(columns)] for triplet in scene_triplets("train"))
+            cells = (triplet[: len(columns)] for triplet in scene_triplets("train", limit=limit))
         case count:
             raise UserError(f"scenes has 1, 2 or 3 columns (sentence; anchor, positive; hard negative), not {count}")
     return (Row(SCENES, number, None, row) for number, row in enumerate(cells, start=1))
@@ -120,7 +122,9 @@ def _scene_rows(columns: Sequence[str]) -> Iterator[Row]:
 
 def _sha256(name: str | Path) -> str:
     if name == SCENES:
-        return sha256_of_rows(row.cells for count in (1, 3) for row in _scene_rows([""] * count))
+        from simcse_kit.data import scenes
+
+        return sha256_of_files(*sorted(path for path in Path(scenes.__file__).parent.iterdir() if path.is_file()))
     if isinstance(name, Path):
         return sha256_of_files(name)
     if name.startswith("hub:"):
