@@ -50,25 +50,20 @@ def simcse_train(
 
 
 def _train(recipe: Recipe, *, resume: bool, overwrite: bool, quiet: bool) -> int:
-    from pathlib import Path
-
     from simcse_kit.train.loop import prepare, train
-    from simcse_kit.train.report import open_report, report_on
+    from simcse_kit.train.report import open_task, report_on
     from simcse_kit.train.rundir import RunDirectory
 
-    run_directory = RunDirectory(Path(recipe.output_dir))
+    run_directory = RunDirectory(recipe.output_dir)
     run_directory.check(recipe, resume=resume, overwrite=overwrite)
-    report_task = open_report(recipe.report) if recipe.report else None
+    report_task = open_task(recipe.report)
     prepared = prepare(recipe)
     main = prepared.accelerator.is_main_process
     console = output_console()
     before = None
     if main and report_task is not None and recipe.report is not None:
         before = report_on(prepared.encoder, report_task, recipe.report.neighbours)
-    prepared.accelerator.wait_for_everyone()
-    if main:
-        run_directory.start(recipe, overwrite=overwrite)
-    outcome = train(prepared, run_directory, resume=resume, quiet=quiet)
+    outcome = train(prepared, run_directory, resume=resume, overwrite=overwrite, quiet=quiet)
     if main:
         if report_task is not None and before is not None and recipe.report is not None and not outcome.interrupted:
             after = report_on(outcome.encoder, report_task, recipe.report.neighbours)

@@ -51,8 +51,6 @@ def info_nce(
 class InfoNCE(nn.Module):
     """``info_nce`` of the views: anchor and positive, or anchor, positive and hard negative."""
 
-    views = (2, 3)
-
     def __init__(self, *, temperature: float = 0.05, hard_negative_weight: float = 0.0) -> None:
         super().__init__()
         self.temperature = temperature

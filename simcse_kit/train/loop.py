@@ -6,18 +6,20 @@ Text rows -> batch -> views -> one forward -> pooled vectors -> {term: loss} -> 
 from __future__ import annotations
 
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
-from simcse_kit.data.sts import StsTask, load_evaluation
+from simcse_kit.data.sts import StsTask
 from simcse_kit.encoder import SentenceEncoder
 from simcse_kit.errors import UserError
 from simcse_kit.evaluate.sts import score_sts
@@ -28,6 +30,7 @@ from simcse_kit.train.batches import Schedule, TrainingRows, collate, read_rows
 from simcse_kit.train.optim import adamw, learning_rate
 from simcse_kit.train.provenance import run_record
 from simcse_kit.train.recipe import ObjectiveSection, Recipe
+from simcse_kit.train.report import open_task
 from simcse_kit.train.rundir import Checkpoint, Progress, RunDirectory
 
 # A checkpoint every so many steps where the recipe leaves train.save_every open.
@@ -71,16 +74,28 @@ def prepare(recipe: Recipe) -> Prepared:
     """
     rows = read_rows(recipe.data, recipe.seed)
     schedule = Schedule.of(len(rows), recipe.train, shuffle=recipe.data.shuffle, seed=recipe.seed)
-    choice = recipe.evaluation
-    task = None
-    if choice.data is not None:
-        task = load_evaluation(choice.data, task=choice.task, split=choice.split, text=choice.text)
-    try:
-        accelerator = Accelerator(mixed_precision=_PRECISIONS[recipe.train.precision])
-    except ValueError as error:
-        raise UserError(f"train.precision: {recipe.train.precision} is not to be had here ({error})") from None
+    task = open_task(recipe.evaluation)
+    accelerator = open_accelerator(recipe)
     encoder = open_encoder(recipe, accelerator.device)
     return Prepared(recipe, accelerator, encoder, rows, schedule, task)
+
+
+def open_accelerator(recipe: Recipe) -> Accelerator:
+    """The processes and the device of a run, at the recipe's precision.
+
+    Raises:
+        UserError: If there is no device for this precision.
+    """
+    # It would remember the precision of an earlier run in this interpreter, and refuse another one.
+    AcceleratorState._reset_state()
+    precision = recipe.train.precision
+    try:
+        accelerator = Accelerator(mixed_precision=_PRECISIONS[precision])
+    except ValueError as error:
+        raise UserError(f"train.precision: {precision} is not to be had here ({error})") from None
+    if precision == "fp16" and accelerator.scaler is None:  # it would train in fp32 without a word
+        raise UserError(f"train.precision: fp16 needs a GPU, and this is {accelerator.device.type}; use bf16 or fp32")
+    return accelerator
 
 
 def open_encoder(recipe: Recipe, device: torch.device | None = None) -> SentenceEncoder:
@@ -107,21 +122,25 @@ def open_encoder(recipe: Recipe, device: torch.device | None = None) -> Sentence
 
 
 def train(  # noqa: C901 - one function that reads top to bottom
-    prepared: Prepared, run: RunDirectory, *, resume: bool = False, quiet: bool = False
+    prepared: Prepared, run: RunDirectory, *, resume: bool = False, overwrite: bool = False, quiet: bool = False
 ) -> Outcome:
     """Train, evaluate and save as the recipe says.
 
     Args:
         prepared: From ``prepare``.
-        run: The run directory, checked and, in the main process, started.
+        run: The run directory, checked; nothing is written to it before the untrained encoder has been evaluated.
         resume: Go on from its last checkpoint (from the start, if there is none).
+        overwrite: Remove the run that is there.
         quiet: Show no progress.
 
     Returns:
         How it ended; the directory then holds the best model, or the last one where nothing was evaluated.
+
+    Raises:
+        UserError: If the data is not that of the run to resume, or the loss is no longer a finite number.
     """
     recipe, accelerator, encoder, schedule = prepared.recipe, prepared.accelerator, prepared.encoder, prepared.schedule
-    settings, device, main = recipe.train, accelerator.device, accelerator.is_main_process
+    settings, task, device, main = recipe.train, prepared.task, accelerator.device, accelerator.is_main_process
     objective = WeightedObjectives(recipe.objectives)
     optimizer = adamw(encoder, lr=settings.lr, weight_decay=settings.weight_decay)
     progress, resumed_from = Progress(), None
@@ -132,18 +151,21 @@ def train(  # noqa: C901 - one function that reads top to bottom
         progress, resumed_from = checkpoint.progress, checkpoint.progress.step
         if accelerator.scaler is not None:
             accelerator.scaler.load_state_dict(checkpoint.scaler)
-    model, optimizer = accelerator.prepare(MergedForward(encoder), optimizer)
     record = run_record(prepared, resumed_from=resumed_from)
-    if main:
-        run.rewind_metrics(progress.step)
-        run.write_run({**record, "status": "running", **_summary(progress)})
-    if progress.step == 0:
-        progress.before = _evaluate(prepared, step=0)
+    if resume:
+        run.check_same_data(record["data"])
+    model, optimizer = accelerator.prepare(MergedForward(encoder), optimizer)
     started = time.perf_counter() - progress.seconds
-    interrupted = False
+    if task is not None and progress.step == 0:
+        progress.before = _evaluate(encoder, task, step=0)
+    if main:
+        run.start(recipe, overwrite=overwrite)
+        run.rewind(progress.step)
+        run.write_run(record, progress, status="running")
+    interrupted, together = False, accelerator.num_processes > 1
     every, save_every = recipe.evaluation.every, settings.save_every or _SAVE_EVERY
 
-    with stop_signals() as stopped, progress_display(quiet=quiet or not main) as display:
+    with stop_signals(launched=together) as stopped, progress_display(quiet=quiet or not main) as display:
         bar = display.add_task("Training", total=schedule.steps, completed=progress.step, note="")
         for rows in schedule.batches(progress.step):
             clock = time.perf_counter()
@@ -184,19 +206,20 @@ def train(  # noqa: C901 - one function that reads top to bottom
                     run.log(line)
 
             last = progress.step == schedule.steps
-            if prepared.task is not None and (last or (every and progress.step % every == 0)):
-                score = _evaluate(prepared, step=progress.step)
-                better = _note_score(progress, score)
+            if task is not None and (last or (every and progress.step % every == 0)):
+                score = _evaluate(encoder, task, step=progress.step)
+                better = progress.note_score(score)
                 if main:
                     run.log({"kind": "eval", **score, "best": better})
                     run.flush()
                     if better:
                         run.save_model(encoder)
+                        run.write_run(record, progress, status="running")
                 display.update(bar, note=_note(progress, score))
                 if settings.patience and progress.stale >= settings.patience:
                     last = True
             progress.seconds = time.perf_counter() - started
-            asked = progress.step % _ASK_EVERY == 0 or accelerator.num_processes == 1
+            asked = progress.step % _ASK_EVERY == 0 or not together
             interrupted = not last and asked and distributed.any_process(bool(stopped), device)
             if main and not last and (interrupted or progress.step % save_every == 0):
                 scaler = accelerator.scaler.state_dict() if accelerator.scaler is not None else {}
@@ -210,11 +233,13 @@ def train(  # noqa: C901 - one function that reads top to bottom
         run.flush()
         if progress.best is None:
             run.save_model(encoder)
+        run.write_run(record, progress, status="interrupted" if interrupted else "done")
         if not interrupted:
             run.drop_checkpoints()
-        run.write_run({**record, "status": "interrupted" if interrupted else "done", **_summary(progress)})
     accelerator.wait_for_everyone()
-    best = SentenceEncoder.from_pretrained(run.path, device=device) if main else encoder
+    accelerator.end_training()
+    code = recipe.model.trust_remote_code
+    best = SentenceEncoder.from_pretrained(run.path, device=device, trust_remote_code=code) if main else encoder
     return Outcome(progress, best, interrupted)
 
 
@@ -262,14 +287,23 @@ def seed_step(seed: int, step: int, process: int) -> None:
 
 
 @contextmanager
-def stop_signals() -> Iterator[list[int]]:
-    """Note Ctrl-C and a request to terminate instead of dying of them; a second one ends the process as usual."""
+def stop_signals(*, launched: bool) -> Iterator[list[int]]:
+    """Note Ctrl-C and a request to terminate instead of dying of them.
+
+    A second one ends the process as usual, unless it was ``launched`` with others: Ctrl-C then arrives from the
+    terminal and again from the launcher, which itself ends processes that take too long. Outside the main thread, to
+    which signals go, none is noted.
+    """
     received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def note(number: int, _frame: Any) -> None:
         received.append(number)
-        signal.signal(number, before[signal.Signals(number)])
+        if not launched:
+            signal.signal(number, before[signal.Signals(number)])
 
     try:
         for number in before:
@@ -290,32 +324,14 @@ def _learning_rate(recipe: Recipe, done: int, steps: int) -> float:
     )
 
 
-def _evaluate(prepared: Prepared, step: int) -> dict[str, Any]:
+def _evaluate(encoder: SentenceEncoder, task: StsTask, step: int) -> dict[str, Any]:
     """Score the encoder in the main process and tell the others."""
-    task = prepared.task
-    if task is None:
-        return {}
-    value = [score_sts(prepared.encoder, task).value if prepared.accelerator.is_main_process else None]
+    value = [score_sts(encoder, task).value if distributed.rank() == 0 else None]
     broadcast_object_list(value)
     return {"step": step, "task": task.name, "split": task.split, "spearman": value[0]}
 
 
-def _note_score(progress: Progress, score: dict[str, Any]) -> bool:
-    """Keep an evaluation if it is the best so far (strictly, as the reference does); say whether it is."""
-    best = progress.best["spearman"] if progress.best else float("-inf")
-    better = score["spearman"] is not None and score["spearman"] > best
-    if better:
-        progress.best, progress.stale = score, 0
-    else:
-        progress.stale += 1
-    return better
-
-
 def _note(progress: Progress, score: dict[str, Any]) -> str:
-    best = progress.best["spearman"] if progress.best else float("nan")
-    return f"{score['task']} {score['split']} {score['spearman'] or float('nan'):.2f} (best {best:.2f})"
-
-
-def _summary(progress: Progress) -> dict[str, Any]:
-    summary = asdict(progress)
-    return {key: summary[key] for key in ("best", "before", "step", "seconds")}
+    now, best = score["spearman"], progress.best["spearman"] if progress.best else None
+    shown = ["undefined" if figure is None else f"{figure:.2f}" for figure in (now, best)]
+    return f"{score['task']} {score['split']} {shown[0]} (best {shown[1]})"

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from simcse_kit.data.senteval import data_root
-from simcse_kit.data.sts import StsTask, load_evaluation
 from simcse_kit.encoder import SentenceEncoder
 from simcse_kit.locate import find_local
 from simcse_kit.train.batches import Schedule, TrainingRows, read_rows
-from simcse_kit.train.loop import open_encoder
-from simcse_kit.train.recipe import Recipe
-from simcse_kit.train.report import open_report
+from simcse_kit.train.loop import open_accelerator, open_encoder
+from simcse_kit.train.recipe import EvaluationSection, Recipe, ReportSection
+from simcse_kit.train.report import open_task
+from simcse_kit.train.rundir import RunDirectory
 
 _SAMPLE = 1_000
 # Weights, gradients and the two moments of AdamW, float32 each.
@@ -26,6 +26,7 @@ def describe(recipe: Recipe) -> list[str]:
     """
     rows, encoder = None, None
     lines = []
+    open_accelerator(recipe)
     if _on_hub(recipe.data.train):
         lines.append(f"data        {recipe.data.train}: would be read from the hub; not checked")
     else:
@@ -42,31 +43,30 @@ def describe(recipe: Recipe) -> list[str]:
         )
     else:
         lines.append(f"model       {recipe.model.name}: would be fetched from the hub; not checked")
-    lines.append(_describe_evaluation(recipe))
+    every = recipe.evaluation.every
+    when = f"every {every} steps and at the end" if every else "at the end"
+    lines.append(f"evaluation  {_describe_set(recipe.evaluation, f'{when}; the best model is kept')}")
     if recipe.report is not None:
-        task = open_report(recipe.report)
-        lines.append(f"report      {task.name} {task.split}, {_pairs(task)}, before and after")
+        lines.append(f"report      {_describe_set(recipe.report, 'before and after')}")
     lines.append(_describe_steps(recipe, rows))
     if rows is not None and encoder is not None:
         lines.append(_describe_cost(recipe, rows, encoder))
-    return [*lines, f"output      {recipe.output_dir}"]
+    taken = " (holds a run: --resume or --overwrite it)" if RunDirectory(recipe.output_dir).read_run() else ""
+    return [*lines, f"output      {recipe.output_dir}{taken}"]
 
 
 def _on_hub(source: str | list[str]) -> bool:
     return any(name.startswith(("hf://", "hub:")) for name in ([source] if isinstance(source, str) else source))
 
 
-def _describe_evaluation(recipe: Recipe) -> str:
-    choice = recipe.evaluation
-    if choice.data is None:
-        return "evaluation  none: the last model is kept"
-    if _on_hub(choice.data) or (choice.data == "senteval" and data_root() is None):
-        return (
-            f"evaluation  {choice.task} {choice.split} from {choice.data}: would be fetched from the hub; not checked"
-        )
-    task = load_evaluation(choice.data, task=choice.task, split=choice.split, text=choice.text)
-    when = f"every {choice.every} steps and at the end" if choice.every else "at the end"
-    return f"evaluation  {task.name} {task.split}, {_pairs(task)}, {when}; the best model is kept"
+def _describe_set(section: EvaluationSection | ReportSection, when: str) -> str:
+    name = f"{section.task} {section.split} from {section.data}"
+    if section.data is not None and (_on_hub(section.data) or (section.data == "senteval" and data_root() is None)):
+        return f"{name}: would be fetched from the hub; not checked"
+    task = open_task(section)
+    if task is None:
+        return "none: the last model is kept"
+    return f"{task.name} {task.split}, {sum(len(subset.scores) for subset in task.subsets):,} pairs, {when}"
 
 
 def _describe_steps(recipe: Recipe, rows: TrainingRows | None) -> str:
@@ -97,10 +97,6 @@ def _describe_cost(recipe: Recipe, rows: TrainingRows, encoder: SentenceEncoder)
         f"cost        about {mean:.0f} tokens a text, {tokens:,.0f} a step; "
         f"memory about {(weights + activations) / 2**30:.1f} GiB (a guess, over all processes)"
     )
-
-
-def _pairs(task: StsTask) -> str:
-    return f"{sum(len(subset.scores) for subset in task.subsets):,} pairs"
 
 
 def _shortened(text: str, width: int = 60) -> str:

@@ -22,6 +22,8 @@ def commit() -> str | None:
     """The commit of the source tree this package runs from, with ``+`` if it has changes; None if it has none."""
     git = ["git", "-C", str(Path(__file__).parent)]
     try:
+        # Installed into some other project's folder, this package is no part of that project's commits.
+        subprocess.run([*git, "ls-files", "--error-unmatch", Path(__file__).name], capture_output=True, check=True)
         head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
         changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):

@@ -7,6 +7,7 @@ suggestion, and all errors are reported at once with their path.
 from __future__ import annotations
 
 import difflib
+from collections.abc import Hashable
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
@@ -20,7 +21,7 @@ Rate = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class ModelSection(_Section):
@@ -38,6 +39,12 @@ class ModelSection(_Section):
     revision: str | None = None
     allow_pickle: bool = False
     trust_remote_code: bool = False
+
+    @model_validator(mode="after")
+    def _head_exists(self) -> Self:
+        if self.keep_head and self.head == "none":
+            raise ValueError("keep_head: there is no head to keep (model.head is none)")
+        return self
 
 
 class DataSection(_Section):
@@ -121,16 +128,22 @@ class Recipe(_Section):
     evaluation: EvaluationSection = EvaluationSection()
     report: ReportSection | None = None
     stages: Annotated[list[Any], Field(max_length=0)] = []
-    seed: Annotated[int, Field(ge=0)] = 42
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
     output_dir: Annotated[str, Field(min_length=1)]
 
     @model_validator(mode="after")
-    def _hard_negatives_exist(self) -> Self:
-        weighted = any(objective.hard_negative_weight for objective in self.objectives)
-        if weighted and len(self.data.columns) < 3:
-            raise ValueError("objectives: a hard_negative_weight needs a third column in data.columns")
-        if self.model.keep_head and self.model.head == "none":
-            raise ValueError("model.keep_head: there is no head to keep (model.head is none)")
+    def _sections_fit(self) -> Self:
+        names = [objective.name for objective in self.objectives]
+        rules = {
+            "objectives: each may be named once": len(set(names)) < len(names),
+            "objectives: a hard_negative_weight needs a third column in data.columns": len(self.data.columns) < 3
+            and any(objective.hard_negative_weight for objective in self.objectives),
+            "train.patience: nothing would be evaluated (evaluation.data is null)": self.train.patience is not None
+            and self.evaluation.data is None,
+        }
+        broken = [rule for rule, is_broken in rules.items() if is_broken]
+        if broken:
+            raise ValueError("\n".join(broken))
         return self
 
 
@@ -156,15 +169,32 @@ def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
     content.setdefault("data", {})
     for override in overrides or []:
         _apply(content, override)
+    if "extends" in content:
+        raise UserError(f"{path}: extends cannot be overridden; run the other recipe")
     try:
         return Recipe.model_validate(content)
     except ValidationError as error:
-        raise UserError("\n".join(f"{path}: {_describe(item)}" for item in error.errors())) from None
+        mistakes = [line for item in error.errors() for line in _describe(item).splitlines()]
+        raise UserError("\n".join(f"{path}: {mistake}" for mistake in mistakes)) from None
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which a key that is named twice is an error; by itself the library keeps the last one silently."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: list[Any] = []
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    problem=f"the key {key.value!r} is there twice", problem_mark=key.start_mark
+                )
+            seen.append(key.value)
+        return super().construct_mapping(node, deep)
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such recipe") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -216,6 +246,8 @@ def _describe(item: Any) -> str:
         return f"{where}: unknown key; {advice}"
     if kind == "missing":
         return f"{where}: missing"
+    if kind == "model_type":
+        return f"{where}: keys belong below it (got {item['input']!r})"
     if item["loc"] in (("views",), ("stages",)):
         return f"{where}: this version takes the default only: []"
     if kind == "value_error":

@@ -1,4 +1,4 @@
-"""What a run shows before and after: a figure on a set it never selects on, and some nearest neighbours."""
+"""The STS sets of a recipe, and what a run shows before and after: a figure and some nearest neighbours."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import numpy as np
 
 from simcse_kit.data.sts import StsTask, load_evaluation
 from simcse_kit.encoder import SentenceEncoder
-from simcse_kit.evaluate.sts import score_sts
-from simcse_kit.train.recipe import ReportSection
+from simcse_kit.errors import UserError
+from simcse_kit.evaluate.sts import correlate, score_sts
+from simcse_kit.train.recipe import EvaluationSection, ReportSection
 
 
 @dataclass(frozen=True)
@@ -29,17 +30,24 @@ class Report:
     neighbours: list[Neighbour]
 
 
-def open_report(section: ReportSection) -> StsTask:
-    """Read the set of a recipe's ``report``.
+def open_task(section: EvaluationSection | ReportSection | None) -> StsTask | None:
+    """Read the set of a recipe's ``evaluation`` or ``report``; None if it names none.
 
     Raises:
-        UserError: If it is not as it should be.
+        UserError: If it is not as it should be, or its gold scores leave Spearman undefined.
     """
-    return load_evaluation(section.data, task=section.task, split=section.split, text=section.text)
+    if section is None or section.data is None:
+        return None
+    task = load_evaluation(section.data, task=section.task, split=section.split, text=section.text)
+    gold = np.concatenate([subset.scores for subset in task.subsets])
+    reason = correlate(np.arange(len(gold), dtype=np.float64), gold, "spearman").reason
+    if reason is not None:
+        raise UserError(f"{section.data}: Spearman is undefined on this set: {reason}")
+    return task
 
 
 def report_on(encoder: SentenceEncoder, task: StsTask, neighbours: int) -> Report:
-    """Score an encoder on the set, and find the nearest neighbours of its first different sentences in it."""
+    """Score an encoder on the set, and find the nearest neighbours of some of its sentences."""
     return Report(score_sts(encoder, task).value, _neighbours(encoder, task, neighbours))
 
 

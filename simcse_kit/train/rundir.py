@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +21,7 @@ from simcse_kit.output import replacing
 from simcse_kit.train.recipe import Recipe
 
 _RUN, _RECIPE, _METRICS, _CHECKPOINTS = "run.json", "recipe.yaml", "metrics.jsonl", "checkpoints"
+_BEST = "best"
 # Lines are held back so that the numbers of a step need not be waited for; at most this many are lost with a crash.
 _BUFFERED_LINES = 50
 
@@ -41,6 +44,16 @@ class Progress:
     before: dict[str, Any] | None = None
     seconds: float = 0.0
 
+    def note_score(self, score: dict[str, Any]) -> bool:
+        """Keep an evaluation if it is the best so far (strictly, as the reference does); say whether it is."""
+        best = self.best["spearman"] if self.best else -math.inf
+        better: bool = score["spearman"] is not None and score["spearman"] > best
+        if better:
+            self.best, self.stale = score, 0
+        else:
+            self.stale += 1
+        return better
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -55,36 +68,54 @@ class Checkpoint:
 class RunDirectory:
     """The files of one run. Every file is complete at any time: it is written beside its place and then moved there."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path).expanduser()
         self._lines: list[dict[str, Any]] = []
 
     def check(self, recipe: Recipe, *, resume: bool, overwrite: bool) -> None:
         """Refuse to start where something is in the way, before anything is written.
 
         Raises:
-            UserError: If the folder holds a run and neither ``resume`` nor ``overwrite`` is asked for, holds something
-                else, or holds a run of another recipe than the one to resume.
+            UserError: If the folder cannot be made, holds a run and neither ``resume`` nor ``overwrite`` is asked for,
+                holds something else, holds what the recipe itself reads and ``overwrite`` would remove, or holds a run
+                that is complete or of another recipe than the one to resume.
         """
         path = self.path
         if resume and overwrite:
             raise UserError("--resume and --overwrite exclude each other")
-        if path.exists() and not path.is_dir():
-            raise UserError(f"output_dir {path}: there is a file of this name")
+        existing = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+        if not existing.is_dir() or not os.access(existing, os.W_OK):
+            what = "not writable" if existing.is_dir() else "a file"
+            raise UserError(f"output_dir {path}: cannot be made there, {existing} is {what}")
         if not path.is_dir() or not any(path.iterdir()):
             return
-        if not (path / _RUN).is_file():
+        run = self.read_run()
+        if run is None:
             raise UserError(f"output_dir {path}: the folder is not empty and holds no run; choose another one")
         if not resume and not overwrite:
             raise UserError(f"output_dir {path} already holds a run; add --resume to go on with it, or --overwrite")
-        if resume:
+        if overwrite:
+            _check_nothing_read_lies_in(path, recipe)
+        else:
             _check_same_recipe(path, recipe)
-            if json.loads((path / _RUN).read_text())["status"] == "done":
+            if run["status"] == "done":
                 raise UserError(f"output_dir {path}: this run is complete; there is nothing to resume")
+
+    def check_same_data(self, hashes: dict[str, Any]) -> None:
+        """Refuse to resume on other data than the run began with.
+
+        Raises:
+            UserError: If the data of the run that is here, if any, has other hashes.
+        """
+        run = self.read_run()
+        if run is not None and run["data"] != hashes:
+            raise UserError(
+                f"output_dir {self.path}: the data has changed since this run began; --overwrite starts anew"
+            )
 
     def start(self, recipe: Recipe, *, overwrite: bool) -> None:
         """Make the folder and write the resolved recipe; ``overwrite`` removes the run that was there."""
-        if overwrite and (self.path / _RUN).is_file():
+        if overwrite and self.read_run() is not None:
             shutil.rmtree(self.path)
         self.path.mkdir(parents=True, exist_ok=True)
         _write(self.path / _RECIPE, yaml.safe_dump(recipe.model_dump(), sort_keys=False, allow_unicode=True))
@@ -96,31 +127,45 @@ class RunDirectory:
             self.flush()
 
     def flush(self) -> None:
-        """Write the lines held back."""
-        if self._lines:
-            with (self.path / _METRICS).open("a", encoding="utf-8") as file:
-                file.writelines(json.dumps(_plain(line)) + "\n" for line in self._lines)
-            self._lines.clear()
+        """Write the lines held back; a number that is not finite is written as null.
 
-    def write_run(self, content: dict[str, Any]) -> None:
-        """Write run.json."""
+        Raises:
+            UserError: If one of them has a loss that is not finite: the training has diverged.
+        """
+        lines = [_plain(line) for line in self._lines]
+        self._lines.clear()
+        if lines:
+            with (self.path / _METRICS).open("a", encoding="utf-8") as file:
+                file.writelines(json.dumps(line) + "\n" for line in lines)
+        for line in lines:
+            if line.get("loss", 0.0) is None:
+                raise UserError(
+                    f"step {line['step']}: the loss is no longer a finite number; lower train.lr, {line['lr']:g} there"
+                )
+
+    def write_run(self, record: dict[str, Any], progress: Progress, *, status: str) -> None:
+        """Write run.json: where the run comes from, how far it is, and ``running``, ``interrupted`` or ``done``."""
+        content = {**record, "status": status, **asdict(progress)}
+        del content["stale"]
         _write(self.path / _RUN, json.dumps(content, indent=2) + "\n")
+
+    def read_run(self) -> dict[str, Any] | None:
+        """What run.json says, or None if there is none, or one that is not ours."""
+        try:
+            content = json.loads((self.path / _RUN).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        ours = isinstance(content, dict) and {"versions", "data", "status"} <= content.keys()
+        return content if ours else None
 
     def save_model(self, encoder: SentenceEncoder) -> None:
         """Put the model into the folder, in place of the one that was there."""
-        staged = self.path / ".saving"
-        shutil.rmtree(staged, ignore_errors=True)
-        encoder.save_pretrained(staged)
-        for item in sorted(staged.rglob("*")):
-            target = self.path / item.relative_to(staged)
-            if item.is_dir():
-                target.mkdir(exist_ok=True)
-            else:
-                item.replace(target)
-        shutil.rmtree(staged)
+        shutil.rmtree(self._staged, ignore_errors=True)
+        encoder.save_pretrained(self._staged)
+        self._put_model()
 
     def save_checkpoint(self, checkpoint: Checkpoint, keep: int) -> None:
-        """Write a checkpoint, and drop all but the last ``keep``."""
+        """Write a checkpoint, the best model so far included, and drop all but the last ``keep``."""
         self.flush()
         home = self.path / _CHECKPOINTS
         staged, final = home / ".saving", home / f"step-{checkpoint.progress.step:08d}"
@@ -130,7 +175,9 @@ class RunDirectory:
         save_file(model, staged / "model.safetensors")
         torch.save({"optimizer": checkpoint.optimizer, "scaler": checkpoint.scaler}, staged / "optimizer.pt")
         _write(staged / "progress.json", json.dumps(asdict(checkpoint.progress)))
-        shutil.rmtree(final, ignore_errors=True)
+        if checkpoint.progress.best is not None:
+            others = shutil.ignore_patterns(_RUN, _RECIPE, _METRICS, _CHECKPOINTS, ".*")
+            shutil.copytree(self.path, staged / _BEST, ignore=others, copy_function=_link)
         staged.replace(final)
         for old in self._checkpoints()[:-keep]:
             shutil.rmtree(old)
@@ -145,21 +192,35 @@ class RunDirectory:
         progress = Progress(**json.loads((last / "progress.json").read_text(encoding="utf-8")))
         return Checkpoint(load_file(last / "model.safetensors"), states["optimizer"], states["scaler"], progress)
 
-    def rewind_metrics(self, step: int) -> None:
-        """Drop the lines of steps after ``step``, which a resumed run takes again."""
+    def rewind(self, step: int) -> None:
+        """Put metrics.jsonl and the best model back to where they were at the checkpoint of ``step`` (0: the start)."""
         path = self.path / _METRICS
-        if not path.is_file():
-            return
-        kept = []
-        for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        if path.is_file():
+            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
             # A line that a crash cut off is of a step after the checkpoint.
-            if line.endswith("\n") and json.loads(line)["step"] <= step:
-                kept.append(line)
-        _write(path, "".join(kept))
+            _write(path, "".join(line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step))
+        best = self.path / _CHECKPOINTS / f"step-{step:08d}" / _BEST
+        if best.is_dir():
+            shutil.rmtree(self._staged, ignore_errors=True)
+            shutil.copytree(best, self._staged, copy_function=_link)
+            self._put_model()
 
     def drop_checkpoints(self) -> None:
         """Remove the checkpoints of a run that is complete."""
         shutil.rmtree(self.path / _CHECKPOINTS, ignore_errors=True)
+
+    @property
+    def _staged(self) -> Path:
+        return self.path / ".saving"
+
+    def _put_model(self) -> None:
+        for item in sorted(self._staged.rglob("*")):
+            target = self.path / item.relative_to(self._staged)
+            if item.is_dir():
+                target.mkdir(exist_ok=True)
+            else:
+                item.replace(target)
+        shutil.rmtree(self._staged)
 
     def _checkpoints(self) -> list[Path]:
         return sorted((self.path / _CHECKPOINTS).glob("step-*"))
@@ -170,10 +231,35 @@ def _write(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def _link(source: str, target: str) -> None:
+    """Copy a file that is replaced and never changed: as a second name of it, where the file system has such."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, Tensor):
-        return value.item()
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
     return {key: _plain(item) for key, item in value.items()} if isinstance(value, dict) else value
+
+
+def _check_nothing_read_lies_in(path: Path, recipe: Recipe) -> None:
+    train = recipe.data.train
+    read = {
+        "model.name": [recipe.model.name],
+        "data.train": [train] if isinstance(train, str) else train,
+        "evaluation.data": [recipe.evaluation.data or ""],
+        "report.data": [recipe.report.data if recipe.report else ""],
+    }
+    for key, names in read.items():
+        for name in names:
+            place = Path(name).expanduser()
+            if name and place.exists() and place.resolve().is_relative_to(path.resolve()):
+                raise UserError(f"output_dir {path}: --overwrite would remove {key} {name}; choose another folder")
 
 
 def _check_same_recipe(path: Path, recipe: Recipe) -> None:
@@ -186,11 +272,12 @@ def _check_same_recipe(path: Path, recipe: Recipe) -> None:
 
 
 def _flat(content: Any, prefix: str = "") -> dict[str, Any]:
-    """A nested mapping as one of dotted keys."""
-    if not isinstance(content, dict):
+    """Nested mappings and lists as one mapping of dotted keys, as overrides name them."""
+    items = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else None
+    if items is None:
         return {prefix: content}
     return {
         inner: value
-        for key, item in content.items()
+        for key, item in items
         for inner, value in _flat(item, f"{prefix}.{key}" if prefix else str(key)).items()
     }
