@@ -126,12 +126,11 @@ def _stdout_closed() -> int:
 
 
 def _quiet_libraries() -> None:
-    """Keep other libraries' warnings and progress bars out of our lines; the user's own settings stand.
+    """Keep other libraries' warnings out of our lines; the user's own settings stand.
 
     The variables are read when the libraries are imported, which commands do after this.
     """
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     if not sys.warnoptions:
         warnings.filterwarnings("ignore", module=r"(?!simcse_kit\b)")

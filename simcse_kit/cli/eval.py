@@ -121,23 +121,26 @@ def _load_tasks(tasks: str | None, data: Sequence[Path], split: str, text: str) 
             raise UserError(f"--data {path}: there is no such folder or file")
     folders = [path for path in data if path.is_dir()]
     files = [path for path in data if not path.is_dir()]
-    names = [] if tasks is None and files and not folders else _task_names(tasks or "sts")
+    only_files = tasks is None and files and not folders
+    names = [] if only_files else _task_names("sts" if tasks is None else tasks)
     if split == "dev" and not set(names).issubset(_TASKS_WITH_DEV):
-        raise UserError(
-            f"--split dev: only STSB and SICKR have a dev split; ask for --tasks {','.join(_TASKS_WITH_DEV)}"
-        )
+        raise UserError("--split dev: only STSB and SICKR have a dev split; ask for --tasks STSB,SICKR")
     if text == "raw" and not set(names).issubset(_TASKS_WITH_RAW):
         raise UserError("--text raw: only STSB is there in raw text; ask for --tasks STSB")
     if names and not folders:
         folders = [senteval_folder()]
     loaded = [load_sts_task(name, folders, split=split, text=text) for name in names]
-    loaded += [load_sts_file(path, name=path.name.split(".")[0], split=split) for path in files]
-    seen = set()
-    for task in loaded:
-        if task.name in seen:
-            raise UserError(f"--data: two tasks would be named {task.name!r}; rename the file")
-        seen.add(task.name)
+    loaded += [load_sts_file(path, name=_name_of(path), split=split) for path in files]
+    names = [task.name for task in loaded]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"--data: two tasks would be named {name!r}; rename the file")
     return loaded
+
+
+def _name_of(path: Path) -> str:
+    """The task name of a file: its own, without the suffixes of format and compression."""
+    return Path(path.name.removesuffix(".gz")).stem
 
 
 def _task_names(tasks: str) -> list[str]:

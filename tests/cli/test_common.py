@@ -49,6 +49,26 @@ def test_a_fault_of_ours_keeps_its_traceback():
         run(app_that(lambda: 1 / 0), ["3"])
 
 
+CHATTER = """
+import sys, warnings
+from simcse_kit.cli.common import command_app, run
+app = command_app()
+@app.command()
+def command():
+    from transformers.utils import logging
+    logging.get_logger("transformers").warning("a library's advice")
+    warnings.warn("a library's deprecation", FutureWarning)
+    warnings.warn_explicit("our own", UserWarning, "encoder.py", 1, module="simcse_kit.encoder")
+sys.exit(run(app, []))
+"""
+
+
+def test_only_our_own_warnings_are_shown():
+    result = subprocess.run([sys.executable, "-c", CHATTER], capture_output=True, text=True, timeout=120)
+    assert (result.returncode, result.stdout) == (0, "")
+    assert result.stderr.strip() == "encoder.py:1: UserWarning: our own"
+
+
 @pytest.mark.parametrize("unbuffered", ["", "1"])  # the pipe breaks when the command ends, or when it prints
 def test_a_reader_that_goes_away_is_no_error_to_report(unbuffered):
     code = """

@@ -27,7 +27,7 @@ def write_pairs(path, golds):
 
 @pytest.fixture
 def own_file(tmp_path):
-    return write_pairs(tmp_path / "my-pairs.csv", [gold for *_, gold in PAIRS])
+    return write_pairs(tmp_path / "my-pairs.v1.csv", [gold for *_, gold in PAIRS])
 
 
 @pytest.fixture
@@ -57,11 +57,11 @@ def test_two_models_on_a_file_of_ones_own(own_file, tmp_path, capsys, metric, co
     assert [model["max_length"] for model in written["models"]] == [64, 64]
     assert [model["path"] for model in written["models"]] == [MODEL, f"sentence-transformers/{MODEL}"]
     assert [(r["model"], r["task"], r["metric"], r["n"]) for r in written["results"]] == [
-        ("m0", "my-pairs", metric, 6),
-        ("m1", "my-pairs", metric, 6),
+        ("m0", "my-pairs.v1", metric, 6),
+        ("m1", "my-pairs.v1", metric, 6),
     ]
     assert [r["value"] for r in written["results"]] == pytest.approx([expected] * 2, abs=1e-4)
-    assert out.count(f"{expected:.2f}") == 2 and "my-pairs" in out
+    assert out.count(f"{expected:.2f}") == 2 and "my-pairs.v1" in out
 
 
 def test_constant_gold_gives_null_with_its_reason(tmp_path, capsys):
@@ -79,12 +79,13 @@ def test_constant_gold_gives_null_with_its_reason(tmp_path, capsys):
         (["--tasks", "STS-C"], "no STS task 'STSC' (did you mean 'STSB'?)"),
         (["--tasks", "STSB,mrpc"], "--tasks mrpc: this version measures STS tasks only"),
         (["--tasks", "all"], "--tasks all: this version measures STS tasks only"),
+        (["--tasks", ""], "no STS task ''"),
         (["--split", "dev"], "only STSB and SICKR have a dev split; ask for --tasks STSB,SICKR"),
         (["--tasks", "sts", "--text", "raw"], "only STSB is there in raw text; ask for --tasks STSB"),
         (["--split", "train"], "'train' is not one of 'test', 'dev'"),
         (["--data", "{folder}/missing"], "missing: there is no such folder or file"),
         (["--data", "{folder}", "--tasks", "STSB"], "STSB: no folder STS/STSBenchmark in"),
-        (["--data", "{own}", "--data", "{own}"], "two tasks would be named 'my-pairs'"),
+        (["--data", "{own}", "--data", "{own}"], "two tasks would be named 'my-pairs.v1'"),
         (["--data", "{own}", "--json", "{folder}/missing/x.json"], "missing' does not exist"),
         (["--data", "{own}", "--json", "{folder}"], "is a directory"),
         (["--data", "{own}", "nosuchmodel///"], "model 'nosuchmodel///'"),
