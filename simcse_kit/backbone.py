@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
+from tokenizers import Tokenizer
 from tokenizers.normalizers import Lowercase, Sequence
 from tokenizers.processors import TemplateProcessing
 from torch import nn
@@ -22,11 +26,16 @@ from transformers import (
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
 )
+from transformers.utils import logging
 
 from simcse_kit.errors import UserError
+from simcse_kit.locate import first_line, weight_files
 
 # PromptBERT (Jiang et al. 2022, arXiv:2201.04337): the vector is the state at [MASK] of this sentence about the text.
 MASK_TEMPLATE = ('This sentence : "', '" means', ".")
+_POOLER = "pooler."
+# The models released with SimCSE, by their names on the hub, in folders named after them, and in the hub cache.
+_RELEASED = re.compile(r"(?:^|[/\\]|--)(un)?sup-simcse-(?:bert|roberta)-(?:base|large)")
 
 
 @dataclass
@@ -38,12 +47,14 @@ class Backbone:
         tokenizer: Its tokenizer.
         has_pooler: Whether the checkpoint holds weights for the model's own pooler.
         own_dropout: The dropout rates of the checkpoint's configuration, which is saved with them.
+        weight_files: The files its weights were read from.
     """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     has_pooler: bool
     own_dropout: dict[str, float]
+    weight_files: list[Path]
 
 
 def open_backbone(
@@ -63,38 +74,41 @@ def open_backbone(
     """
     if not (directory / "config.json").is_file():
         raise UserError(f"{directory}: no model here (it has no config.json)")
-    safe = any(directory.glob("*.safetensors"))
-    if not safe and not any(directory.glob("*.bin")):
-        raise UserError(f"{directory}: no weights here (no *.safetensors)")
+    safe, pickled = weight_files(directory), weight_files(directory, pickled=True)
+    if not safe and not pickled:
+        raise UserError(
+            f"{directory}: no weights here (no model.safetensors; pickled ones are fetched only with allow_pickle=True)"
+        )
     if not safe and not allow_pickle:
         raise UserError(
             f"{directory}: the weights are pickled, and a pickle can run any code; "
             "pass allow_pickle=True (recipe: model.allow_pickle) if you trust their source"
         )
     try:
-        config = AutoConfig.from_pretrained(directory, trust_remote_code=trust_remote_code)
-        if not trust_remote_code:
-            _check_encoder(config, directory)
-        own_dropout = set_dropout(config, dropout)
-        tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=trust_remote_code)
-        model, info = AutoModel.from_pretrained(
-            directory,
-            config=config,
-            dtype=dtype,
-            use_safetensors=safe,
-            trust_remote_code=trust_remote_code,
-            output_loading_info=True,
-        )
-    except (OSError, ValueError, KeyError, RuntimeError, AttributeError, ImportError) as error:
-        raise UserError(f"{directory}: cannot be opened as an encoder: {_first_line(error)}") from error
-    missing = sorted(key for key in info["missing_keys"] if "position_ids" not in key)
-    lacking = [key for key in missing if not key.startswith("pooler.")]
-    mismatched = [str(key) for key in info["mismatched_keys"]]
-    if lacking or mismatched:
-        named = ", ".join((lacking + mismatched)[:3])
-        raise UserError(f"{directory}: the weights do not fit the encoder of config.json: {named} missing or misshapen")
-    has_pooler = pooler_linear(model) is not None and not missing
-    return Backbone(model, tokenizer, has_pooler, own_dropout)
+        with _quiet():
+            config = AutoConfig.from_pretrained(directory, trust_remote_code=trust_remote_code)
+            _check_family(config, directory)
+            own_dropout = set_dropout(config, dropout)
+            tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=trust_remote_code)
+            model, info = AutoModel.from_pretrained(
+                directory,
+                config=config,
+                dtype=dtype,
+                use_safetensors=bool(safe),
+                trust_remote_code=trust_remote_code,
+                # Else the misshapen ones would be told to a log; here they become an error that names them.
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+            )
+    except UserError:
+        raise
+    except Exception as error:  # what malformed files bring about; the tokenizers library raises plain Exceptions
+        raise UserError(f"{directory}: cannot be opened as an encoder: {first_line(error)}") from error
+    _check_opened(model, info, tokenizer, directory)
+    has_pooler = pooler_linear(model) is not None and not any(key.startswith(_POOLER) for key in info["missing_keys"])
+    # Positions count from the left, so padding stands on the right, in the files we write too.
+    tokenizer.padding_side = "right"
+    return Backbone(model, tokenizer, has_pooler, own_dropout, safe or pickled)
 
 
 def write_backbone(
@@ -120,7 +134,8 @@ def write_backbone(
         elif owner == pooler_name and not backbone.has_pooler:
             continue
         state[key] = tensor.detach().to("cpu", dtype if tensor.is_floating_point() else tensor.dtype)
-    model.save_pretrained(directory, state_dict=state)
+    with _quiet():
+        model.save_pretrained(directory, state_dict=state)
     config = copy.deepcopy(model.config)
     for key, rate in backbone.own_dropout.items():
         setattr(config, key, rate)
@@ -164,7 +179,7 @@ def position_limit(backbone: PreTrainedModel) -> int:
 
 def released_pooling(name: str) -> str | None:
     """The pooling of the models released with SimCSE: ``cls`` (unsupervised), ``cls_pooler`` (supervised)."""
-    found = re.search(r"\b(un)?sup-simcse-", name)
+    found = _RELEASED.search(name)
     if not found:
         return None
     return "cls" if found.group(1) else "cls_pooler"
@@ -174,28 +189,41 @@ def parse_dtype(dtype: str | torch.dtype | None) -> torch.dtype:
     """A floating-point type from its name; None is float32.
 
     Raises:
-        UserError: If there is no such type.
+        UserError: If it is none that models compute in.
     """
     found: Any = dtype if isinstance(dtype, torch.dtype) else getattr(torch, dtype or "float32", None)
-    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+    if found not in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
         raise UserError(f"dtype {dtype!r} is unknown; use float32, bfloat16 or float16")
-    return found
+    return cast(torch.dtype, found)
+
+
+def parse_device(device: str | torch.device | None) -> torch.device:
+    """A device from its name; None: a GPU where there is one, else the CPU.
+
+    Raises:
+        UserError: If this machine has no such device.
+    """
+    if device is None:
+        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device {device!r} is not to be had here ({first_line(error)}); use cpu") from None
 
 
 def with_mask_template(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerFast:
     """A tokenizer that puts every text into ``MASK_TEMPLATE``, the way tokenizers add their special tokens.
 
-    So a long text loses its own end and not the mask, and whoever opens the saved tokenizer does the same. It is of
-    the general class, since the classes of model families build their own post-processor when they are opened.
+    So a long text loses its own end and not the mask, and whoever opens the saved tokenizer does the same.
 
     Raises:
-        UserError: If the tokenizer has no mask token, or is not of the tokenizers library.
+        UserError: If the tokenizer has no mask token, or does not put one token before a text and one behind it.
     """
-    if not tokenizer.is_fast or tokenizer.mask_token_id is None:
-        raise UserError("pooling mask needs a tokenizer with a mask token (and of the tokenizers library)")
+    edges = tokenizer("")["input_ids"]
+    if not tokenizer.is_fast or tokenizer.mask_token_id is None or len(edges) != 2:
+        raise UserError("pooling mask needs a tokenizer with a mask token and one token at each end, as BERT's")
     before, after, end = (tokenizer(part, add_special_tokens=False)["input_ids"] for part in MASK_TEMPLATE)
-    first, last = tokenizer("")["input_ids"]
-    ids = {"before": [first, *before], "after": [*after, tokenizer.mask_token_id, *end, last]}
+    ids = {"before": [edges[0], *before], "after": [*after, tokenizer.mask_token_id, *end, edges[1]]}
     backend = copy.deepcopy(tokenizer.backend_tokenizer)
     backend.post_processor = TemplateProcessing(
         single="before $A after",
@@ -203,22 +231,63 @@ def with_mask_template(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenize
             {"id": name, "ids": part, "tokens": tokenizer.convert_ids_to_tokens(part)} for name, part in ids.items()
         ],
     )
+    return _of_general_class(backend, tokenizer)
+
+
+def with_lower_casing(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """A tokenizer that lower-cases texts before its own rules (``do_lower_case`` of sentence-transformers)."""
+    own = tokenizer.backend_tokenizer.normalizer
+    if own is not None and own.normalize_str("A") == "a":
+        return tokenizer
+    backend = copy.deepcopy(tokenizer.backend_tokenizer)
+    backend.normalizer = Sequence([Lowercase(), own]) if own is not None else Lowercase()
+    return _of_general_class(backend, tokenizer)
+
+
+def _of_general_class(backend: Tokenizer, like: PreTrainedTokenizerBase) -> PreTrainedTokenizerFast:
+    """A tokenizer around a changed backend; those of model families build their own backend when they are opened."""
     return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
-        tokenizer_object=backend, model_max_length=tokenizer.model_max_length, **tokenizer.special_tokens_map
+        tokenizer_object=backend,
+        model_max_length=like.model_max_length,
+        truncation_side=like.truncation_side,
+        **like.special_tokens_map,
     )
 
 
-def install_lower_casing(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Have the tokenizer lower-case texts before its own rules (``do_lower_case`` of sentence-transformers)."""
-    backend = tokenizer.backend_tokenizer
-    backend.normalizer = Sequence([Lowercase(), backend.normalizer]) if backend.normalizer else Lowercase()
-
-
-def _check_encoder(config: PreTrainedConfig, directory: Path) -> None:
-    if type(config) not in MODEL_FOR_MASKED_LM_MAPPING or config.is_encoder_decoder:
+def _check_family(config: PreTrainedConfig, directory: Path) -> None:
+    """Refuse a model of transformers' own that is no text encoder; what a model's own code is, is for its user."""
+    of_transformers = type(config).__module__.startswith("transformers.")
+    encoder = type(config) in MODEL_FOR_MASKED_LM_MAPPING and not config.is_encoder_decoder
+    if of_transformers and not (encoder and hasattr(config, "max_position_embeddings")):
         raise UserError(f"{directory}: model type {config.model_type!r} is no encoder (as BERT or RoBERTa are)")
 
 
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+def _check_opened(
+    model: PreTrainedModel, info: dict[str, Any], tokenizer: PreTrainedTokenizerBase, directory: Path
+) -> None:
+    """Refuse what transformers opens with parts of it made up."""
+    # Position ids are no weights, and a pooler is used only where the pooling asks for it.
+    missing = [key for key in info["missing_keys"] if "position_ids" not in key and not key.startswith(_POOLER)]
+    unfit = sorted([*missing, *(key for key, *_ in info["mismatched_keys"])])
+    if unfit:
+        named = ", ".join(unfit[:3])
+        raise UserError(f"{directory}: the weights do not fit the encoder of config.json: {named} missing or misshapen")
+    vocabularies = set(tokenizer.vocab_files_names.values())
+    if vocabularies and not any((directory / name).is_file() for name in vocabularies):
+        raise UserError(f"{directory}: no tokenizer here (none of {', '.join(sorted(vocabularies))})")
+    if not {"input_ids", "attention_mask"} <= inspect.signature(model.forward).parameters.keys():
+        raise UserError(f"{directory}: {type(model).__name__} is no text encoder (it takes no attention mask)")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep transformers' progress bars and reports off the terminal: what they tell of, this module checks itself."""
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]

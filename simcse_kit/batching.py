@@ -12,16 +12,15 @@ from simcse_kit.errors import UserError
 
 
 def windows(sentences: Iterable[str], size: int) -> Iterator[list[str]]:
-    """Cut any iterable of sentences into lists of at most ``size``, checking that each is a string.
+    """Cut any iterable of sentences into lists of at most ``size``, checking that each is text.
 
     Raises:
-        UserError: If an item is no string; names its position.
+        UserError: If an item is no string, or none that has a UTF-8 form; names its position.
     """
     iterator, start = iter(sentences), 0
     while window := list(islice(iterator, size)):
-        for offset, sentence in enumerate(window):
-            if not isinstance(sentence, str):
-                raise UserError(f"sentence {start + offset} is {type(sentence).__name__}, not a string: {sentence!r}")
+        for position, sentence in enumerate(window, start):
+            _check_text(sentence, position)
         start += len(window)
         yield window
 
@@ -54,3 +53,12 @@ def pad(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
     ids = torch.tensor([[*row, *[pad_id] * (width - len(row))] for row in rows])
     lengths = torch.tensor([len(row) for row in rows])
     return ids, (torch.arange(width) < lengths.unsqueeze(1)).long()
+
+
+def _check_text(sentence: object, position: int) -> None:
+    if not isinstance(sentence, str):
+        raise UserError(f"sentence {position} is {type(sentence).__name__}, not a string: {sentence!r}")
+    try:
+        sentence.encode("utf-8")
+    except UnicodeEncodeError:
+        raise UserError(f"sentence {position} holds half of a surrogate pair, which is no valid text") from None

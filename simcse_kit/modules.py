@@ -8,19 +8,23 @@ token, 0 for the others, then a mean), ``cls_pooler`` and a kept head through ``
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from transformers import PreTrainedConfig
 
 from simcse_kit.errors import UserError
+from simcse_kit.locate import first_line, weight_files
 from simcse_kit.pooling import POOLINGS
 
 _WEIGHTS = "model.safetensors"
+_CONFIG = "config_sentence_transformers.json"
 _NAMESPACE = "sentence_transformers."
 _PLAIN_POOLINGS = ("cls", "mean", "max")
 _POOLING_KEYS = {"cls": "pooling_mode_cls_token", "mean": "pooling_mode_mean_tokens", "max": "pooling_mode_max_tokens"}
@@ -36,7 +40,6 @@ class Dense(nn.Module):
     def __init__(self, in_features: int, out_features: int, *, bias: bool = True, activation: str = "Tanh") -> None:
         super().__init__()
         self.linear = nn.Linear(in_features, out_features, bias=bias)
-        self.activation_name = activation
         self.activation = _ACTIVATIONS[activation]()
 
     @classmethod
@@ -47,10 +50,17 @@ class Dense(nn.Module):
         nn.init.zeros_(dense.linear.bias)
         return dense
 
+    @classmethod
+    def from_linear(cls, linear: nn.Linear) -> Dense:
+        """A copy of a linear layer, with tanh behind it (so of a backbone's own pooler)."""
+        dense = cls(linear.in_features, linear.out_features)
+        dense.linear.load_state_dict(linear.state_dict())
+        return dense
+
     @property
     def is_mlp(self) -> bool:
         """Whether this layer has the shape of SimCSE's head: square, with tanh."""
-        return self.activation_name == "Tanh" and self.linear.in_features == self.linear.out_features
+        return isinstance(self.activation, nn.Tanh) and self.linear.in_features == self.linear.out_features
 
     def forward(self, vectors: Tensor) -> Tensor:
         """Project vectors: [B, D] -> [B, D']."""
@@ -69,6 +79,7 @@ class Layout:
         max_length: Tokens a text is cut to, special ones included; None: as the tokenizer says.
         lower_case: Whether texts are lower-cased before the tokenizer's own rules.
         transformer: The folder of the backbone and the tokenizer, relative to the model's.
+        weight_files: The files that the dense layers were read from.
     """
 
     pooling: str
@@ -77,6 +88,15 @@ class Layout:
     max_length: int | None = None
     lower_case: bool = False
     transformer: str = ""
+    weight_files: list[Path] = field(default_factory=list)
+
+    def recognise_pooler(self, pooler: nn.Linear) -> None:
+        """Name ``cls`` and a dense layer that equals the checkpoint's own pooler what they are: ``cls_pooler``."""
+        if self.pooling == "cls" and self.dense and self.dense[0].is_mlp:
+            pairs = zip(self.dense[0].parameters(), pooler.parameters(), strict=True)
+            if all(torch.equal(ours.to(own.dtype), own) for ours, own in pairs):
+                self.pooling = "cls_pooler"
+                self.dense.pop(0)
 
 
 def read_layout(directory: Path, *, allow_pickle: bool = False) -> Layout | None:
@@ -90,94 +110,70 @@ def read_layout(directory: Path, *, allow_pickle: bool = False) -> Layout | None
     """
     if not (directory / "modules.json").is_file():
         return None
-    layout: Layout | None = None
-    reweighting: tuple[str, Path] | None = None
-    for entry in sorted(read_json(directory / "modules.json"), key=lambda entry: entry["idx"]):
-        kind, folder = entry["type"].rpartition(".")[2], directory / entry["path"]
-        after_pooling = layout is not None and layout.pooling != ""
-        if not entry["type"].startswith(_NAMESPACE):
-            raise _unsupported(directory, entry["type"])
-        if kind == "Transformer" and layout is None:
-            layout = _read_transformer(directory, entry["path"])
-        elif layout is None or layout.normalize:
-            raise _unsupported(directory, f"{kind} at position {entry['idx']}")
-        elif kind in ("WeightedLayerPooling", "WordWeights") and not after_pooling:
-            reweighting = (kind, folder)
-        elif kind == "Pooling" and not after_pooling:
-            layout.pooling = _read_pooling(folder, reweighting)
-        elif kind == "Dense" and after_pooling:
-            layout.dense.append(_read_dense(folder, allow_pickle=allow_pickle))
-        elif kind == "Normalize" and after_pooling:
-            layout.normalize = True
-        else:
-            raise _unsupported(directory, kind)
-    if layout is None or not layout.pooling:
-        raise UserError(f"{directory / 'modules.json'}: names no Transformer and Pooling module")
+    try:
+        layout = _read_modules(directory, allow_pickle=allow_pickle)
+    except (KeyError, TypeError, AttributeError, ValueError, RuntimeError, OSError, SafetensorError) as error:
+        told = f"{type(error).__name__}: {first_line(error)}"
+        raise UserError(f"{directory}: its sentence-transformers modules are malformed ({told})") from error
     _refuse_default_prompt(directory)
     return layout
 
 
-def write_layout(
-    directory: Path, layout: Layout, *, width: int, num_layers: int, vocabulary: int, mask_token: int | None
-) -> None:
+def write_layout(directory: Path, layout: Layout, config: PreTrainedConfig, mask_token: int | None) -> None:
     """Write ``modules.json`` and the folder of each module behind the backbone.
 
     Args:
         directory: The model's folder; the backbone and the tokenizer lie in it.
         layout: What to write; ``cls_pooler`` must have been written out as ``cls`` and a Dense layer.
-        width: Width of the backbone, D.
-        num_layers: Layers of the backbone, L.
-        vocabulary: Number of token ids.
+        config: The backbone's.
         mask_token: Id of the mask token, needed for pooling ``mask`` alone.
     """
-    modules: list[tuple[str, Path]] = []
-
-    def add(kind: str, config: Mapping[str, Any], weights: Mapping[str, Tensor] | None = None) -> None:
-        folder = directory / f"{len(modules) + 1}_{kind}"
-        folder.mkdir(exist_ok=True)
-        write_json(folder / "config.json", config)
+    folders = [("Transformer", "")]
+    for kind, settings, weights in _modules_behind(layout, config, mask_token):
+        name = f"{len(folders)}_{kind}"
+        (directory / name).mkdir(exist_ok=True)
+        write_json(directory / name / "config.json", settings)
         if weights:
-            save_file({name: tensor.detach().contiguous() for name, tensor in weights.items()}, folder / _WEIGHTS)
-        modules.append((kind, folder))
-
-    pooling = POOLINGS[layout.pooling]
-    if len(pooling.layers) > 1:
-        layer_weights = {"layer_weights": torch.tensor(pooling.layer_weights(num_layers))}
-        shape = {"embedding_dimension": width, "layer_start": 0, "num_hidden_layers": num_layers}
-        add("WeightedLayerPooling", shape, layer_weights)
-    if layout.pooling == "mask":
-        words = [str(token) for token in range(vocabulary)]
-        add("WordWeights", {"vocab": words, "word_weights": {str(mask_token): 1.0}, "unknown_word_weight": 0.0})
-    mode = layout.pooling if layout.pooling in _PLAIN_POOLINGS else "mean"
-    modes = {key: name == mode for name, key in _POOLING_KEYS.items()}
-    add("Pooling", {"word_embedding_dimension": width, **modes, "pooling_mode_mean_sqrt_len_tokens": False})
-    for dense in layout.dense:
-        linear = dense.linear
-        identity = dense.activation_name == "Identity"
-        config = {
-            "in_features": linear.in_features,
-            "out_features": linear.out_features,
-            "bias": linear.bias is not None,
-            "activation_function": f"torch.nn.modules.{'linear' if identity else 'activation'}.{dense.activation_name}",
-        }
-        add("Dense", config, {f"linear.{name}": value for name, value in linear.state_dict().items()})
-    if layout.normalize:
-        add("Normalize", {})
-    entries = [("Transformer", directory), *modules]
+            save_file(weights, directory / name / _WEIGHTS)
+        folders.append((kind, name))
     write_json(
         directory / "modules.json",
         [
-            {
-                "idx": idx,
-                "name": str(idx),
-                "path": "" if folder == directory else folder.name,
-                "type": f"{_NAMESPACE}models.{kind}",
-            }
-            for idx, (kind, folder) in enumerate(entries)
+            {"idx": idx, "name": str(idx), "path": name, "type": f"{_NAMESPACE}models.{kind}"}
+            for idx, (kind, name) in enumerate(folders)
         ],
     )
-    limits = {"max_seq_length": layout.max_length, "do_lower_case": layout.lower_case}
-    write_json(directory / "sentence_bert_config.json", limits)
+    write_json(directory / "sentence_bert_config.json", {"max_seq_length": layout.max_length, "do_lower_case": False})
+    # Written too so that no prompt of a model that was here before stays behind.
+    prompts: dict[str, Any] = {"prompts": {}, "default_prompt_name": None}
+    write_json(directory / _CONFIG, {"model_type": "SentenceTransformer", "similarity_fn_name": "cosine", **prompts})
+
+
+def _modules_behind(
+    layout: Layout, config: PreTrainedConfig, mask_token: int | None
+) -> Iterator[tuple[str, dict[str, Any], dict[str, Tensor]]]:
+    """Kind, configuration and weights of each module behind the backbone."""
+    pooling, width, num_layers = POOLINGS[layout.pooling], config.hidden_size, config.num_hidden_layers
+    if len(pooling.layers) > 1:
+        shape = {"embedding_dimension": width, "layer_start": 0, "num_hidden_layers": num_layers}
+        yield "WeightedLayerPooling", shape, {"layer_weights": torch.tensor(pooling.layer_weights(num_layers))}
+    if layout.pooling == "mask":
+        words = [str(token) for token in range(config.vocab_size)]
+        yield "WordWeights", {"vocab": words, "word_weights": {str(mask_token): 1.0}, "unknown_word_weight": 0.0}, {}
+    mode = layout.pooling if layout.pooling in _PLAIN_POOLINGS else "mean"
+    modes = {key: name == mode for name, key in _POOLING_KEYS.items()}
+    yield "Pooling", {"word_embedding_dimension": width, **modes, "pooling_mode_mean_sqrt_len_tokens": False}, {}
+    for dense in layout.dense:
+        linear, activation = dense.linear, type(dense.activation)
+        settings = {
+            "in_features": linear.in_features,
+            "out_features": linear.out_features,
+            "bias": linear.bias is not None,
+            "activation_function": f"{activation.__module__}.{activation.__name__}",
+        }
+        yield "Dense", settings, dense.state_dict()
+    if layout.normalize:
+        yield "Normalize", {}, {}
 
 
 def read_json(path: Path) -> Any:
@@ -199,9 +195,44 @@ def write_json(path: Path, content: Any) -> None:
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
+def _read_modules(directory: Path, *, allow_pickle: bool) -> Layout:
+    layout: Layout | None = None
+    reweighting: tuple[str, Path] | None = None
+    for entry in sorted(read_json(directory / "modules.json"), key=lambda entry: entry["idx"]):
+        kind, folder = entry["type"].rpartition(".")[2], directory / entry["path"]
+        after_pooling = layout is not None and layout.pooling != ""
+        if not entry["type"].startswith(_NAMESPACE):
+            raise _unsupported(directory, entry["type"])
+        if kind == "Transformer" and layout is None:
+            layout = _read_transformer(directory, entry["path"])
+        elif layout is None or layout.normalize:
+            raise _unsupported(directory, f"{kind} at position {entry['idx']}")
+        elif kind in ("WeightedLayerPooling", "WordWeights") and not after_pooling:
+            reweighting = (kind, folder)
+        elif kind == "Pooling" and not after_pooling:
+            layout.pooling = _read_pooling(folder, reweighting)
+        elif kind == "Dense" and after_pooling:
+            dense, file = _read_dense(folder, allow_pickle=allow_pickle)
+            layout.dense.append(dense)
+            layout.weight_files.append(file)
+        elif kind == "Normalize" and after_pooling:
+            layout.normalize = True
+        else:
+            raise _unsupported(directory, kind)
+    if layout is None or not layout.pooling:
+        raise UserError(f"{directory / 'modules.json'}: names no Transformer and Pooling module")
+    return layout
+
+
 def _read_transformer(directory: Path, folder: str) -> Layout:
-    config_file = directory / folder / "sentence_bert_config.json"
-    config = read_json(config_file) if config_file.is_file() else {}
+    # Older versions put the model's family into the file's name.
+    config_file = next((directory / folder).glob("sentence_*_config.json"), None)
+    config = read_json(config_file) if config_file else {}
+    defaults = {"transformer_task": "feature-extraction", "module_output_name": "token_embeddings"}
+    changed = [key for key, value in defaults.items() if config.get(key, value) != value]
+    if changed or config.get("processing_kwargs"):
+        named = ", ".join(changed or ["processing_kwargs"])
+        raise UserError(f"{config_file}: a Transformer module with options that are not supported: {named}")
     return Layout(
         pooling="",
         max_length=config.get("max_seq_length"),
@@ -242,27 +273,31 @@ def _layer_poolings(folder: Path) -> list[str]:
     ]
 
 
-def _read_dense(folder: Path, *, allow_pickle: bool) -> Dense:
+def _read_dense(folder: Path, *, allow_pickle: bool) -> tuple[Dense, Path]:
+    """The layer, and the file its weights are in."""
     config = read_json(folder / "config.json")
-    activation = config.get("activation_function", "Tanh").rpartition(".")[2]
-    source = config.get("module_input_name", "sentence_embedding")
-    if activation not in _ACTIVATIONS or config.get("use_residual") or source != "sentence_embedding":
+    library, _, activation = config.get("activation_function", "torch.nn.Tanh").rpartition(".")
+    ends = {config.get(key) or "sentence_embedding" for key in ("module_input_name", "module_output_name")}
+    ours = library.startswith("torch.nn") and activation in _ACTIVATIONS
+    if not ours or config.get("use_residual") or ends != {"sentence_embedding"}:
         raise UserError(f"{folder}: a Dense module with options that are not supported: {config}")
     dense = Dense(config["in_features"], config["out_features"], bias=config.get("bias", True), activation=activation)
-    if (folder / _WEIGHTS).is_file():
-        dense.load_state_dict(load_file(folder / _WEIGHTS))
-    elif allow_pickle:
-        dense.load_state_dict(torch.load(folder / "pytorch_model.bin", map_location="cpu", weights_only=True))
+    safe, pickled = weight_files(folder), weight_files(folder, pickled=True)
+    if safe:
+        dense.load_state_dict(load_file(safe[0]))
+    elif pickled and allow_pickle:
+        dense.load_state_dict(torch.load(pickled[0], map_location="cpu", weights_only=True))
     else:
         raise UserError(f"{folder}: has no {_WEIGHTS}; pickled weights are opened only with allow_pickle=True")
-    return dense
+    return dense, (safe or pickled)[0]
 
 
 def _refuse_default_prompt(directory: Path) -> None:
-    config_file = directory / "config_sentence_transformers.json"
-    prompt = read_json(config_file).get("default_prompt_name") if config_file.is_file() else None
-    if prompt:
-        raise UserError(f"{config_file}: the model's default prompt {prompt!r} is not supported; set it to null")
+    config_file = directory / _CONFIG
+    config = read_json(config_file) if config_file.is_file() else {}
+    name = config.get("default_prompt_name")
+    if name and (config.get("prompts") or {}).get(name):
+        raise UserError(f"{config_file}: the model's default prompt {name!r} is not supported; set it to null")
 
 
 def _unsupported(directory: Path, kind: str) -> UserError:
