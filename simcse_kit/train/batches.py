@@ -92,7 +92,7 @@ class Schedule:
     def _order(self, epoch: int) -> list[int]:
         if not self.shuffle:
             return list(range(self.rows))
-        generator = torch.Generator().manual_seed(self.seed + epoch)
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
         order: list[int] = torch.randperm(self.rows, generator=generator).tolist()
         return order
 

@@ -57,7 +57,7 @@ class Outcome:
 
     Attributes:
         progress: Steps, best evaluation, seconds.
-        encoder: The best model.
+        encoder: The best model (in the main process; in the others, the last one).
         interrupted: Whether it was stopped by a signal; it can be resumed.
     """
 
@@ -179,7 +179,7 @@ def train(  # noqa: C901 - one function that reads top to bottom
             ids, mask = collate(encoder, prepared.rows, own or rows[:1], recipe.model.max_length)
             seed_step(recipe.seed, progress.step, accelerator.process_index)
             model.train()
-            vectors = model(ids.to(device), mask.to(device))
+            vectors = model(_to_device(ids, device), _to_device(mask, device))
             views = [
                 distributed.gather_rows(view[: len(own)], len(rows)) for view in vectors.chunk(len(prepared.rows.views))
             ]
@@ -190,7 +190,7 @@ def train(  # noqa: C901 - one function that reads top to bottom
             optimizer.zero_grad()
 
             if progress.step % settings.log_every == 0:
-                tokens = distributed.sum_over_processes(mask.sum().to(device) if own else torch.zeros_like(mask.sum()))
+                tokens = distributed.sum_over_processes((mask.sum() * bool(own)).to(device))
                 line = {
                     "kind": "train",
                     "step": progress.step,
@@ -315,6 +315,11 @@ def stop_signals(*, launched: bool) -> Iterator[list[int]]:
 
 
 _PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
+
+
+def _to_device(batch: Tensor, device: torch.device) -> Tensor:
+    """Move a batch; from pinned memory a GPU fetches it while it is still at the step before."""
+    return batch.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else batch.to(device)
 
 
 def _learning_rate(recipe: Recipe, done: int, steps: int) -> float:

@@ -202,10 +202,15 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}, line {mark.line + 1}" if mark else str(path)
-        raise UserError(f"{where}: not valid YAML ({getattr(error, 'problem', None) or error})") from None
+        raise UserError(f"{where}: not valid YAML ({_problem(error)})") from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: a recipe is a mapping of keys (model, data, train, ...), this is not one")
     return content
+
+
+def _problem(error: yaml.YAMLError) -> str:
+    """What is wrong with a YAML text, without the excerpt that would take further lines."""
+    return getattr(error, "problem", None) or str(error)
 
 
 def _merge(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
@@ -225,7 +230,7 @@ def _apply(content: dict[str, Any], override: str) -> None:
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise UserError(f"override {override!r}: the value is not valid YAML ({error})") from None
+        raise UserError(f"override {override!r}: the value is not valid YAML ({_problem(error)})") from None
     place: Any = content
     try:
         for key in parents:

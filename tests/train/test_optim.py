@@ -1,0 +1,75 @@
+import math
+from collections import Counter
+
+import pytest
+import torch
+import transformers
+
+from simcse_kit import SentenceEncoder
+from simcse_kit.train.optim import adamw, learning_rate
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine", "constant"])
+@pytest.mark.parametrize(("steps", "warmup_ratio"), [(1, 0.0), (20, 0.0), (20, 0.1), (33, 0.1), (10, 0.95)])
+def test_learning_rates_are_those_of_transformers(schedule, steps, warmup_ratio):
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=2e-5)
+    theirs = transformers.get_scheduler(
+        "constant_with_warmup" if schedule == "constant" else schedule,
+        optimizer,
+        num_warmup_steps=math.ceil(steps * warmup_ratio),
+        num_training_steps=steps,
+    )
+    for done in range(steps):
+        ours = learning_rate(done, steps=steps, peak=2e-5, schedule=schedule, warmup_ratio=warmup_ratio)
+        assert ours == pytest.approx(theirs.get_last_lr()[0], rel=1e-9)
+        optimizer.step()
+        theirs.step()
+
+
+def test_learning_rates_have_their_closed_forms():
+    def rates(schedule, warmup_ratio=0.0):
+        return [
+            learning_rate(done, steps=4, peak=8.0, schedule=schedule, warmup_ratio=warmup_ratio) for done in range(4)
+        ]
+
+    assert rates("linear") == [8, 6, 4, 2]
+    assert rates("linear", 0.5) == [0, 4, 8, 4]
+    assert rates("constant") == [8, 8, 8, 8]
+    assert rates("cosine") == pytest.approx([8, 4 + math.sqrt(8), 4, 4 - math.sqrt(8)])
+
+
+@pytest.mark.parametrize(
+    ("family", "pooling", "pooler_trained"),
+    [("bert", "mean", False), ("bert", "cls_pooler", True), ("distilbert", "cls", None), ("modernbert", "mean", None)],
+)
+def test_weights_decay_but_biases_and_norms_do_not_and_an_unused_pooler_is_left_out(
+    tiny_checkpoint, family, pooling, pooler_trained
+):
+    encoder = SentenceEncoder.from_pretrained(tiny_checkpoint(family), pooling=pooling, device="cpu")
+    encoder.add_head(keep=False)
+    decayed, plain = adamw(encoder, lr=1e-3, weight_decay=0.1).param_groups
+    assert (decayed["weight_decay"], plain["weight_decay"]) == (0.1, 0.0)
+    for group in (decayed, plain):
+        assert (group["lr"], group["betas"], group["eps"]) == (1e-3, (0.9, 0.999), 1e-8)
+    names = {id(parameter): name for name, parameter in encoder.named_parameters()}
+    groups = [[names[id(parameter)] for parameter in group["params"]] for group in (decayed, plain)]
+    assert all(counted == 1 for counted in Counter(groups[0] + groups[1]).values())
+    assert all("norm" not in name.lower() and name.endswith("weight") for name in groups[0])
+    assert all("norm" in name.lower() or name.endswith("bias") for name in groups[1])
+    left_out = set(names.values()) - {*groups[0], *groups[1]}
+    if pooler_trained is False:
+        assert left_out == {"backbone.pooler.dense.weight", "backbone.pooler.dense.bias"}
+    else:
+        assert not left_out
+
+
+def test_one_step_is_adam_s_with_decoupled_decay():
+    layer = torch.nn.Linear(1, 1)
+    torch.nn.init.constant_(layer.weight, 2.0)
+    torch.nn.init.constant_(layer.bias, 2.0)
+    optimizer = adamw(layer, lr=0.01, weight_decay=0.5)
+    layer(torch.ones(1, 1)).backward()
+    optimizer.step()
+    # After one step the two moments cancel to the sign of the gradient.
+    assert layer.weight.item() == pytest.approx(2.0 * (1 - 0.01 * 0.5) - 0.01)
+    assert layer.bias.item() == pytest.approx(2.0 - 0.01)

@@ -1,0 +1,222 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from simcse_kit.errors import UserError
+from simcse_kit.train.recipe import load_recipe
+
+RECIPES = sorted((Path(__file__).resolve().parents[2] / "recipes").glob("*.yaml"))
+LEAST = {"model": {"name": "m"}, "data": {"train": "t.txt"}, "output_dir": "out"}
+
+# The keys that scripts and papers rely on, and their defaults.
+CONTRACT = {
+    "model": {"pooling": "cls", "head": "mlp", "keep_head": False, "dropout": None, "max_length": 32},
+    "data": {"columns": ["text"], "shuffle": True},
+    "views": [],
+    "objectives": [{"name": "info_nce", "weight": 1.0, "temperature": 0.05, "hard_negative_weight": 0.0}],
+    "train": {
+        "batch_size": 64,
+        "chunk_size": None,
+        "encoders": 1,
+        "epochs": 1,
+        "max_steps": None,
+        "lr": 3.0e-5,
+        "schedule": "linear",
+        "warmup_ratio": 0.0,
+        "weight_decay": 0.0,
+        "max_grad_norm": 1.0,
+        "precision": "fp32",
+        "drop_last": False,
+        "log_every": 1,
+        "save_every": None,
+        "keep_last": 1,
+        "patience": None,
+    },
+    "evaluation": {"data": None, "task": "STSB", "split": "dev", "every": 125},
+    "stages": [],
+    "seed": 42,
+}
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Write a recipe: text as it stands, or the least recipe with other sections merged into it."""
+
+    def make(content="", name="recipe.yaml", **sections):
+        path = tmp_path / name
+        if not content:
+            merged = {key: sections.pop(key, {}) | LEAST[key] for key in ("model", "data")}
+            content = yaml.safe_dump(LEAST | merged | sections)
+        path.write_text(content)
+        return path
+
+    return make
+
+
+def errors(path, *overrides):
+    with pytest.raises(UserError) as caught:
+        load_recipe(path, list(overrides))
+    return str(caught.value).splitlines()
+
+
+def pick(content, key):
+    for part in key.split("."):
+        content = content[int(part) if isinstance(content, list) else part]
+    return content
+
+
+def test_what_a_recipe_leaves_out_is_as_the_contract_says(write):
+    recipe = load_recipe(write()).model_dump()
+    for section, expected in CONTRACT.items():
+        if isinstance(expected, dict):
+            assert {key: recipe[section][key] for key in expected} == expected
+        else:
+            assert recipe[section] == expected
+
+
+def test_the_resolved_recipe_is_itself_a_recipe(write):
+    recipe = load_recipe(write(train={"lr": 5e-5}))
+    assert load_recipe(write(yaml.safe_dump(recipe.model_dump()), "resolved.yaml")) == recipe
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_of_the_project_loads(path):
+    load_recipe(path)
+
+
+def test_recipes_are_found():
+    assert len(RECIPES) >= 10
+
+
+def test_a_recipe_overrides_the_one_it_extends_key_by_key(write, tmp_path):
+    (tmp_path / "sub").mkdir()
+    write(train={"lr": 1e-4, "batch_size": 7}, data={"columns": ["a", "b"]}, name="base.yaml")
+    path = write("extends: ../base.yaml\ntrain: {lr: 2e-4}\ndata: {columns: [c]}\n", "sub/child.yaml")
+    recipe = load_recipe(path)
+    assert (recipe.train.lr, recipe.train.batch_size) == (2e-4, 7)
+    assert (recipe.data.train, recipe.data.columns) == ("t.txt", ["c"])  # lists are replaced whole
+    write("extends: child.yaml\n", "sub/grandchild.yaml")
+    (line,) = errors(tmp_path / "sub" / "grandchild.yaml")
+    assert "extends child.yaml" in line and "one level" in line
+    (line,) = errors(write("extends: nowhere.yaml\n", "lost.yaml"))
+    assert "nowhere.yaml" in line
+
+
+@pytest.mark.parametrize(
+    ("override", "key", "value"),
+    [
+        ("train.lr=3e-5", "train.lr", 3e-5),  # text to YAML 1.1
+        ("train.lr=.5", "train.lr", 0.5),
+        ("train.weight_decay=1E-2", "train.weight_decay", 0.01),
+        ("objectives.0.temperature=0.1", "objectives.0.temperature", 0.1),
+        ("objectives=[{weight: 2}]", "objectives.0.weight", 2.0),
+        ("data.columns=[a, b]", "data.columns", ["a", "b"]),
+        ("data.columns.0=other", "data.columns.0", "other"),
+        ("data.train=[a.txt, b.txt]", "data.train", ["a.txt", "b.txt"]),
+        ("data.shuffle=false", "data.shuffle", False),
+        ("train.max_grad_norm=null", "train.max_grad_norm", None),
+        ("train.max_grad_norm=", "train.max_grad_norm", None),
+        ("model.dropout=0", "model.dropout", 0.0),
+        ("seed=7", "seed", 7),
+        ("output_dir=runs/a=b", "output_dir", "runs/a=b"),
+        ("evaluation.data=scenes", "evaluation.data", "scenes"),
+    ],
+)
+def test_overrides_are_yaml_at_a_path(write, override, key, value):
+    path = write(data={"columns": ["text"]})
+    assert pick(load_recipe(path, [override]).model_dump(), key) == value
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("train.lr", "expected key.path=value"),
+        ("=3", "expected key.path=value"),
+        ("train..lr=3", "expected key.path=value"),
+        ("objectives.1.temperature=0.1", "no such place"),
+        ("objectives.first.temperature=0.1", "no such place"),
+        ("output_dir.x=1", "no such place"),
+        ("train.lr=[", "not valid YAML"),
+        ("extends=other.yaml", "extends"),
+    ],
+)
+def test_an_override_that_does_not_fit_is_named(write, override, says):
+    (line,) = errors(write(), override)
+    assert says in line
+
+
+def test_all_errors_come_at_once_each_with_its_key(write):
+    path = write(train={"bath_size": 8, "lr": -1, "precision": "fp64"}, seed=1.5, modle={}, views=[{}])
+    lines = errors(path, "objectives.0.temprature=0.1")
+    assert all(line.startswith(f"{path}: ") for line in lines)
+    found = [line.removeprefix(f"{path}: ") for line in lines]
+    assert {line.partition(": ")[0] for line in found} == {
+        *("train.bath_size", "train.lr", "train.precision", "seed", "modle", "views", "objectives.0.temprature")
+    }
+    assert "train.bath_size: unknown key; did you mean 'batch_size'?" in found
+    assert "modle: unknown key; did you mean 'model'?" in found
+    assert "objectives.0.temprature: unknown key; did you mean 'temperature'?" in found
+    assert any("fp32" in line and "'fp64'" in line for line in found)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "begins"),
+    [
+        (["model.head=none", "model.keep_head=true"], "model.keep_head: "),
+        (["objectives.0.hard_negative_weight=0.5"], "objectives: a hard_negative_weight"),
+        (["objectives=[{}, {temperature: 0.1}]"], "objectives: each"),
+        (["objectives=[]"], "objectives: "),
+        (["data.columns=[a, a]"], "data.columns: "),
+        (["data.columns=[]"], "data.columns: "),
+        (["data.columns=[a, b, c, d]"], "data.columns: "),
+        (["data.columns=[a, b]", "data.convert=nli_triplets"], "data.convert: "),
+        (["train.patience=3"], "train.patience: "),
+        (["train.lr=.nan"], "train.lr: "),
+        (["objectives.0.temperature=0"], "objectives.0.temperature: "),
+        (["model.dropout=1"], "model.dropout: "),
+        (["model.pooling=sum"], "model.pooling: "),
+        (["train.chunk_size=8"], "train.chunk_size: "),
+        (["train.encoders=2"], "train.encoders: "),
+        (["stages=[{}]"], "stages: "),
+        (["train=5"], "train: "),
+        (["seed=5000000000"], "seed: "),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(write, overrides, begins):
+    path = write()
+    (line,) = errors(path, *overrides)
+    assert line.startswith(f"{path}: {begins}")
+
+
+def test_rules_between_sections_are_all_named(write):
+    path = write(objectives=[{"hard_negative_weight": 1.0}, {}], train={"patience": 1})
+    assert [line.split(": ")[1] for line in errors(path)] == ["objectives", "objectives", "train.patience"]
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("- model", "mapping"),
+        ("", "mapping"),
+        ("model: [", "line 1"),
+        (
+            "model: {name: a}\nseed: 1\nmodel: {pooling: cls}\n",
+            "line 3: not valid YAML (the key 'model' is there twice",
+        ),
+        ("model: {name: a, name: b}\n", "'name' is there twice"),
+    ],
+)
+def test_a_file_that_is_no_recipe_is_refused(tmp_path, content, says):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(content)
+    (line,) = errors(path)
+    assert str(path) in line and says in line
+
+
+def test_a_recipe_that_is_not_there_or_not_text_is_named(tmp_path):
+    assert errors(tmp_path / "nowhere.yaml") == [f"{tmp_path / 'nowhere.yaml'}: there is no such recipe"]
+    (tmp_path / "bytes.yaml").write_bytes(b"model: \xff")
+    for name in ("bytes.yaml", "."):
+        (line,) = errors(tmp_path / name)
+        assert "cannot be read" in line
