@@ -29,7 +29,7 @@ from transformers import (
 from transformers.utils import logging
 
 from simcse_kit.errors import UserError
-from simcse_kit.locate import first_line, weight_files
+from simcse_kit.locate import one_line, weight_files
 
 # PromptBERT (Jiang et al. 2022, arXiv:2201.04337): the vector is the state at [MASK] of this sentence about the text.
 MASK_TEMPLATE = ('This sentence : "', '" means', ".")
@@ -103,7 +103,7 @@ def open_backbone(
     except UserError:
         raise
     except Exception as error:  # what malformed files bring about; the tokenizers library raises plain Exceptions
-        raise UserError(f"{directory}: cannot be opened as an encoder: {first_line(error)}") from error
+        raise UserError(f"{directory}: cannot be opened as an encoder: {one_line(error)}") from error
     _check_opened(model, info, tokenizer, directory)
     has_pooler = pooler_linear(model) is not None and not any(key.startswith(_POOLER) for key in info["missing_keys"])
     # Positions count from the left, so padding stands on the right, in the files we write too.
@@ -208,7 +208,7 @@ def parse_device(device: str | torch.device | None) -> torch.device:
     try:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device {device!r} is not to be had here ({first_line(error)}); use cpu") from None
+        raise UserError(f"device {device!r} is not to be had here ({one_line(error)}); use cpu") from None
 
 
 def with_mask_template(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerFast:

@@ -74,7 +74,7 @@ def locate(name: str, *, revision: str | None = None, allow_pickle: bool = False
         raise UserError(
             f"model {name!r} was found nowhere: no directory {str(Path(name).absolute())!r}, no installed packaged "
             f"model of this name (known: {', '.join(PACKAGED)}), not in the local hub cache, and the hub: "
-            f"{first_line(error.__cause__ or error)}{hint}"
+            f"{one_line(error.__cause__ or error)}{hint}"
         ) from error
 
 
@@ -180,7 +180,6 @@ def _snapshot(
     )
 
 
-def first_line(error: BaseException) -> str:
-    """What an error says, or its kind if it says nothing, in one line."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+def one_line(error: BaseException) -> str:
+    """The beginning of what another library's error says, to quote in one of ours; its kind, if it says nothing."""
+    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
 from simcse_kit.errors import UserError
-from simcse_kit.locate import first_line, weight_files
+from simcse_kit.locate import one_line, weight_files
 from simcse_kit.pooling import POOLINGS
 
 _WEIGHTS = "model.safetensors"
@@ -113,7 +113,7 @@ def read_layout(directory: Path, *, allow_pickle: bool = False) -> Layout | None
     try:
         layout = _read_modules(directory, allow_pickle=allow_pickle)
     except (KeyError, TypeError, AttributeError, ValueError, RuntimeError, OSError, SafetensorError) as error:
-        told = f"{type(error).__name__}: {first_line(error)}"
+        told = f"{type(error).__name__}: {one_line(error)}"
         raise UserError(f"{directory}: its sentence-transformers modules are malformed ({told})") from error
     _refuse_default_prompt(directory)
     return layout
@@ -246,8 +246,10 @@ def _read_pooling(folder: Path, reweighting: tuple[str, Path] | None) -> str:
     modes = [name for name, key in _POOLING_KEYS.items() if config.get(key)]
     others = [key for key, on in config.items() if key.startswith("pooling_mode_") and on is True]
     mode = config.get("pooling_mode", modes[0] if len(modes) == len(others) == 1 else others)
-    if mode not in _PLAIN_POOLINGS or not config.get("include_prompt", True):
+    if mode not in _PLAIN_POOLINGS:
         raise UserError(f"{folder}: pooling {mode!r} is not supported; supported: {', '.join(_PLAIN_POOLINGS)}")
+    if not config.get("include_prompt", True):
+        raise UserError(f"{folder}: pooling without the prompt (include_prompt false) is not supported")
     if reweighting is None:
         return str(mode)
     kind, source = reweighting
@@ -278,9 +280,14 @@ def _read_dense(folder: Path, *, allow_pickle: bool) -> tuple[Dense, Path]:
     config = read_json(folder / "config.json")
     library, _, activation = config.get("activation_function", "torch.nn.Tanh").rpartition(".")
     ends = {config.get(key) or "sentence_embedding" for key in ("module_input_name", "module_output_name")}
-    ours = library.startswith("torch.nn") and activation in _ACTIVATIONS
-    if not ours or config.get("use_residual") or ends != {"sentence_embedding"}:
-        raise UserError(f"{folder}: a Dense module with options that are not supported: {config}")
+    options = {
+        f"activation {library}.{activation}": not library.startswith("torch.nn") or activation not in _ACTIVATIONS,
+        "a residual connection": config.get("use_residual", False),
+        f"input or output {'/'.join(sorted(ends))}": ends != {"sentence_embedding"},
+    }
+    if any(options.values()):
+        named = ", ".join(option for option, present in options.items() if present)
+        raise UserError(f"{folder}: a Dense module with {named} is not supported")
     dense = Dense(config["in_features"], config["out_features"], bias=config.get("bias", True), activation=activation)
     safe, pickled = weight_files(folder), weight_files(folder, pickled=True)
     if safe:
