@@ -17,6 +17,7 @@ from tokenizers.normalizers import Lowercase, Sequence
 from tokenizers.processors import TemplateProcessing
 from torch import nn
 from transformers import (
+    CONFIG_MAPPING,
     MODEL_FOR_MASKED_LM_MAPPING,
     AutoConfig,
     AutoModel,
@@ -30,6 +31,7 @@ from transformers.utils import logging
 
 from simcse_kit.errors import UserError
 from simcse_kit.locate import one_line, weight_files
+from simcse_kit.modules import read_json
 
 # PromptBERT (Jiang et al. 2022, arXiv:2201.04337): the vector is the state at [MASK] of this sentence about the text.
 MASK_TEMPLATE = ('This sentence : "', '" means', ".")
@@ -72,18 +74,7 @@ def open_backbone(
     Raises:
         UserError: If it is no encoder, or lacks files or weights.
     """
-    if not (directory / "config.json").is_file():
-        raise UserError(f"{directory}: no model here (it has no config.json)")
-    safe, pickled = weight_files(directory), weight_files(directory, pickled=True)
-    if not safe and not pickled:
-        raise UserError(
-            f"{directory}: no weights here (no model.safetensors; pickled ones are fetched only with allow_pickle=True)"
-        )
-    if not safe and not allow_pickle:
-        raise UserError(
-            f"{directory}: the weights are pickled, and a pickle can run any code; "
-            "pass allow_pickle=True (recipe: model.allow_pickle) if you trust their source"
-        )
+    files = _check_files(directory, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code)
     try:
         with _quiet():
             config = AutoConfig.from_pretrained(directory, trust_remote_code=trust_remote_code)
@@ -94,7 +85,7 @@ def open_backbone(
                 directory,
                 config=config,
                 dtype=dtype,
-                use_safetensors=bool(safe),
+                use_safetensors=files[0].suffix == ".safetensors",
                 trust_remote_code=trust_remote_code,
                 # Else the misshapen ones would be told to a log; here they become an error that names them.
                 ignore_mismatched_sizes=True,
@@ -108,7 +99,7 @@ def open_backbone(
     has_pooler = pooler_linear(model) is not None and not any(key.startswith(_POOLER) for key in info["missing_keys"])
     # Positions count from the left, so padding stands on the right, in the files we write too.
     tokenizer.padding_side = "right"
-    return Backbone(model, tokenizer, has_pooler, own_dropout, safe or pickled)
+    return Backbone(model, tokenizer, has_pooler, own_dropout, files)
 
 
 def write_backbone(
@@ -252,6 +243,29 @@ def _of_general_class(backend: Tokenizer, like: PreTrainedTokenizerBase) -> PreT
         truncation_side=like.truncation_side,
         **like.special_tokens_map,
     )
+
+
+def _check_files(directory: Path, *, allow_pickle: bool, trust_remote_code: bool) -> list[Path]:
+    """Refuse a directory that cannot be opened, or not without a permission; return its weight files."""
+    if not (directory / "config.json").is_file():
+        raise UserError(f"{directory}: no model here (it has no config.json)")
+    safe, pickled = weight_files(directory), weight_files(directory, pickled=True)
+    if not safe and not pickled:
+        raise UserError(
+            f"{directory}: no weights here (no model.safetensors; pickled ones are fetched only with allow_pickle=True)"
+        )
+    if not safe and not allow_pickle:
+        raise UserError(
+            f"{directory}: the weights are pickled, and a pickle can run any code; "
+            "pass allow_pickle=True (recipe: model.allow_pickle) if you trust their source"
+        )
+    described = read_json(directory / "config.json")
+    if "auto_map" in described and described.get("model_type") not in CONFIG_MAPPING and not trust_remote_code:
+        raise UserError(
+            f"{directory}: the model brings Python code of its own; "
+            "pass trust_remote_code=True (recipe: model.trust_remote_code) if you trust its source"
+        )
+    return safe or pickled
 
 
 def _check_family(config: PreTrainedConfig, directory: Path) -> None:

@@ -1,0 +1,372 @@
+"""SentenceEncoder end to end: its vectors, what it writes, and what its peers make of that."""
+
+import json
+import shutil
+
+import naive
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from sentence_transformers import SentenceTransformer
+from transformers import AutoConfig, AutoModel, AutoTokenizer
+
+import simcse_kit
+from simcse_kit import SentenceEncoder, UserError
+from simcse_kit import encoder as encoder_module
+from simcse_kit.locate import PACKAGED, file_sha256, locate
+from simcse_kit.pooling import POOLINGS
+
+FAMILIES = ["albert", "bert", "deberta-v2", "distilbert", "electra", "modernbert", "mpnet", "roberta", "xlm-roberta"]
+HEADS = ["none", "train-only", "kept"]
+
+
+def open_encoder(name, **options):
+    return SentenceEncoder.from_pretrained(name, device="cpu", **options)
+
+
+def peer_vectors(directory, sentences):
+    return SentenceTransformer(str(directory), device="cpu").encode(sentences)
+
+
+@pytest.fixture(scope="module")
+def tiny(tiny_checkpoint):
+    """An encoder that no test changes."""
+    return open_encoder(tiny_checkpoint("bert"))
+
+
+@pytest.fixture
+def bert(tiny_checkpoint, tmp_path):
+    """A checkpoint of its own for a test that changes it."""
+    return shutil.copytree(tiny_checkpoint("bert"), tmp_path / "bert")
+
+
+# What encode takes and gives.
+
+
+@pytest.mark.reference
+def test_sts_sentences_have_the_vectors_of_sentence_transformers(minilm, data_dir):
+    """On every tenth pair; the whole set takes a minute and shows no more."""
+    lines = (data_dir / "sts/raw/STSBenchmark/sts-test.csv").read_text(encoding="utf-8").splitlines()[::10]
+    texts = [text for line in lines for text in line.split("\t")[5:7]]
+    assert len(texts) == 276
+    vectors = minilm.encode(texts)
+    assert naive.largest_difference(vectors, peer_vectors(locate("all-MiniLM-L6-v2"), texts)) < 2e-5
+    assert (minilm.pooling, minilm.normalize, minilm.max_length, minilm.dimension) == ("mean", True, 256, 384)
+    assert (vectors.dtype, vectors.shape) == (np.float32, (276, 384))
+
+
+def test_a_vector_does_not_depend_on_its_neighbours(minilm, sentences):
+    alone = np.stack([minilm.encode(sentence) for sentence in sentences])
+    for budget in (1, 64, 10**6):
+        assert naive.largest_difference(minilm.encode(sentences, token_budget=budget), alone) < 1e-5
+    among_long_ones = minilm.encode([text for short in sentences for text in (short, short + " and on it went" * 60)])
+    assert naive.largest_difference(among_long_ones[::2], alone) < 1e-5
+    assert naive.largest_difference(minilm.encode(sentences[::-1])[::-1], alone) < 1e-5
+
+
+def containers(texts):
+    import datasets
+    import pandas
+
+    return {
+        "tuple": tuple(texts),
+        "generator": (text for text in texts),
+        "dict keys": dict.fromkeys(texts).keys(),
+        "numpy array": np.array(texts),
+        "pandas series": pandas.Series(texts, index=range(5, 5 + len(texts))),
+        "datasets column": datasets.Dataset.from_dict({"text": texts})["text"],
+    }
+
+
+def test_any_iterable_of_strings_is_encoded_in_order(tiny, sentences):
+    expected = tiny.encode(sentences)
+    for name, texts in containers(sentences).items():
+        assert naive.largest_difference(tiny.encode(texts), expected) == 0, name
+
+
+def test_order_is_kept_over_windows(tiny, sentences, monkeypatch):
+    expected = tiny.encode(sentences)
+    monkeypatch.setattr(encoder_module, "_WINDOW", 5)
+    assert naive.largest_difference(tiny.encode(iter(sentences)), expected) < 1e-6
+    with pytest.raises(UserError, match=r"^sentence 7 is NoneType, not a string: None$"):
+        tiny.encode([*sentences[:7], None])
+
+
+def test_a_progress_display_changes_nothing(tiny, sentences):
+    assert naive.largest_difference(tiny.encode(sentences, show_progress=True), tiny.encode(sentences)) == 0
+
+
+def test_one_string_gives_one_vector(tiny, sentences):
+    vector = tiny.encode(sentences[0])
+    assert vector.shape == (32,)
+    assert naive.largest_difference(vector, tiny.encode([sentences[0]])[0]) == 0
+    assert tiny.encode("").shape == (32,)
+
+
+@pytest.mark.parametrize("nothing", [[], (), iter([]), np.array([], dtype=str)])
+def test_no_sentences_give_no_vectors(tiny, nothing):
+    vectors = tiny.encode(nothing)
+    assert (vectors.shape, vectors.dtype) == ((0, 32), np.float32)
+
+
+def test_a_text_of_any_length_is_cut_to_the_limit(tiny):
+    vector = tiny.encode("the cat sleeps " * 50_000)
+    assert naive.largest_difference(vector, tiny.encode("the cat sleeps " * 32)) == 0
+    assert naive.largest_difference(vector, tiny.encode("the cat sleeps " * 31)) > 1e-3
+
+
+def test_max_length_counts_special_tokens(tiny):
+    text = "the cat sleeps . the cat sleeps ."
+    assert naive.largest_difference(tiny.encode(text, max_length=5), tiny.encode("the cat sleeps")) == 0
+    assert [len(ids) for ids in tiny.tokenize([text, "the"], max_length=5)] == [5, 3]
+    for wrong in (2, 97):
+        with pytest.raises(UserError, match=rf"^max_length {wrong} does not fit .*: it takes 3 to 96 tokens$"):
+            tiny.encode([text], max_length=wrong)
+
+
+def test_normalize_is_the_models_own_unless_told_otherwise(tiny, minilm, sentences):
+    for encoder, own in ((tiny, False), (minilm, True)):
+        raw, unit = (encoder.encode(sentences, normalize=normalize) for normalize in (False, True))
+        assert naive.largest_difference(unit, raw / np.linalg.norm(raw, axis=1, keepdims=True)) < 1e-6
+        assert abs(np.linalg.norm(raw, axis=1) - 1).max() > 0.1
+        assert naive.largest_difference(encoder.encode(sentences), unit if own else raw) == 0
+
+
+def test_encoding_leaves_the_mode_as_it_was(tiny_checkpoint, sentences):
+    encoder = open_encoder(tiny_checkpoint("bert"))
+    expected = encoder.encode(sentences)
+    encoder.train()
+    assert naive.largest_difference(encoder.encode(sentences), expected) == 0
+    with pytest.raises(UserError):
+        encoder.encode([None])
+    assert encoder.training
+    assert encoder.backbone.training
+
+
+def test_the_package_level_encode_opens_a_model_once(minilm, sentences, monkeypatch, tiny_checkpoint):
+    encoder_module._opened.cache_clear()
+    opened, open_it = [], SentenceEncoder.from_pretrained
+    monkeypatch.setattr(SentenceEncoder, "from_pretrained", lambda name: opened.append(name) or open_it(name))
+    for _ in range(2):
+        assert naive.largest_difference(simcse_kit.encode(sentences), minilm.encode(sentences)) < 1e-5
+        assert simcse_kit.encode(sentences[0], model=tiny_checkpoint("bert")).shape == (32,)
+    assert opened == ["all-MiniLM-L6-v2", str(tiny_checkpoint("bert"))]
+    with_options = simcse_kit.encode(sentences, model=minilm, normalize=False)
+    assert naive.largest_difference(with_options, minilm.encode(sentences, normalize=False)) == 0
+
+
+def test_local_models_are_opened_used_and_saved_without_a_connection(
+    no_network, monkeypatch, tiny_checkpoint, tmp_path, capfd, sentences
+):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    names = ["all-MiniLM-L6-v2", tiny_checkpoint("bert"), tiny_checkpoint("roberta")]
+    capfd.readouterr()
+    for name in names:
+        encoder = open_encoder(name)
+        encoder.save_pretrained(tmp_path)
+        assert naive.largest_difference(open_encoder(tmp_path).encode(sentences), encoder.encode(sentences)) == 0
+    assert capfd.readouterr() == ("", "")
+
+
+# What is written, and what reads it.
+
+
+def by_transformers(directory, encoder, sentences):
+    """Vectors of plain transformers, pooled in loops; a head comes from the encoder, a pooler from transformers."""
+    model, tokenizer = AutoModel.from_pretrained(directory), AutoTokenizer.from_pretrained(directory)
+    model.eval()
+    vectors = []
+    for sentence in sentences:
+        tokens = tokenizer(sentence, truncation=True, return_tensors="pt")
+        with torch.no_grad():
+            output = model(**tokens, output_hidden_states=True)
+        states = [layer[0].numpy() for layer in output.hidden_states]
+        head = encoder.head if encoder.keep_head else None
+        if encoder.pooling == "cls_pooler" or (encoder.pooling == "cls" and head is not None):
+            vector = output.pooler_output[0].numpy()
+            head = head if encoder.pooling == "cls_pooler" else None
+        else:
+            vector = naive.pool(encoder.pooling, states, tokens["input_ids"][0].tolist(), tokenizer.mask_token_id)
+        if head is not None:
+            weight, bias = (parameter.detach().numpy() for parameter in head.linear.parameters())
+            vector = np.tanh(weight @ vector + bias)
+        vectors.append(vector)
+    return np.stack(vectors)
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("pooling", POOLINGS)
+@pytest.mark.parametrize("family", ["bert", "roberta"])
+def test_what_is_saved_opens_everywhere_with_equal_vectors(tiny_checkpoint, tmp_path, sentences, family, pooling, head):
+    encoder = open_encoder(tiny_checkpoint(family), pooling=pooling)
+    texts = [*sentences, "the cat sleeps and " * 60]
+    bare = encoder.encode(texts)
+    if head != "none":
+        torch.manual_seed(1)
+        encoder.add_head(keep=head == "kept")
+        torch.nn.init.normal_(encoder.head.linear.weight, std=0.3)
+        torch.nn.init.normal_(encoder.head.linear.bias, std=0.3)
+    vectors = encoder.encode(texts)
+    assert np.array_equal(vectors, bare) == (head != "kept")
+    encoder.save_pretrained(tmp_path)
+    assert naive.cosines(vectors, peer_vectors(tmp_path, texts)).min() > 0.99999
+    assert naive.largest_difference(vectors, peer_vectors(tmp_path, texts)) < 1e-4
+    assert naive.largest_difference(vectors, by_transformers(tmp_path, encoder, texts)) < 1e-4
+    reopened = open_encoder(tmp_path)
+    assert naive.largest_difference(vectors, reopened.encode(texts)) < 1e-6
+    # A head behind the first token is the checkpoint's pooler from then on, as in SimCSE's supervised models.
+    assert reopened.pooling == ("cls_pooler" if (pooling, head) == ("cls", "kept") else pooling)
+    assert reopened.head_name == ("mlp" if head == "kept" and pooling != "cls" else "none")
+    assert (reopened.normalize, reopened.max_length, reopened.dimension) == (False, 96, 32)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "first_last_mean"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_families_of_encoders(tiny_checkpoint, tmp_path, sentences, family, pooling):
+    encoder = open_encoder(tiny_checkpoint(family), pooling=pooling)
+    vectors = encoder.encode(sentences)
+    alone = np.stack([encoder.encode(sentence) for sentence in sentences])
+    assert naive.largest_difference(vectors, alone) < 1e-5
+    encoder.normalize = True
+    encoder.save_pretrained(tmp_path)
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    assert naive.largest_difference(unit, peer_vectors(tmp_path, sentences)) < 1e-5
+    assert naive.largest_difference(unit, open_encoder(tmp_path).encode(sentences)) < 1e-6
+    if pooling == "mean":
+        assert naive.largest_difference(vectors, peer_vectors(tiny_checkpoint(family), sentences)) < 1e-4
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_families_can_be_trained(tiny_checkpoint, family, sentences):
+    """After encoding; without dropout as in evaluation; with a gradient for all that is said to be trained."""
+    encoder = open_encoder(tiny_checkpoint(family), dropout=0.0)
+    encoder.add_head(keep=True)
+    vectors = encoder.encode(sentences[:2])
+    encoder.train()
+    tokens = encoder.tokenize(sentences[:2])
+    width = max(len(ids) for ids in tokens)
+    ids = torch.tensor([[*row, *[encoder.pad_id] * (width - len(row))] for row in tokens])
+    mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in tokens])
+    trained = encoder(ids, mask)
+    assert naive.largest_difference(trained.detach(), vectors) < 1e-5
+    trained.square().sum().backward()
+    # Distributed training waits for every gradient.
+    assert [name for name, p in encoder.named_parameters() if p.requires_grad and p.grad is None] == []
+
+
+def test_poolers_are_trained_where_they_are_used(tiny_checkpoint):
+    def trained(pooling):
+        encoder = open_encoder(tiny_checkpoint("bert"), pooling=pooling)
+        return {name for name, p in encoder.named_parameters() if p.requires_grad and "pooler" in name}
+
+    assert trained("cls") == set()
+    assert trained("cls_pooler") == {"backbone.pooler.dense.weight", "backbone.pooler.dense.bias"}
+
+
+def test_a_head_that_only_trains_is_used_in_training_alone(tiny_checkpoint):
+    encoder = open_encoder(tiny_checkpoint("bert"), dropout=0.0)
+    ids = torch.tensor([[2, 50, 60, 3]])
+    mask = torch.ones_like(ids)
+    with torch.no_grad():
+        bare = encoder(ids, mask)
+        encoder.add_head(keep=False)
+        torch.testing.assert_close(encoder(ids, mask), bare)
+        torch.testing.assert_close(encoder.train()(ids, mask), encoder.head(bare))
+        assert encoder.head_name == "none"
+        encoder.keep_head = True
+        torch.testing.assert_close(encoder.eval()(ids, mask), encoder.head(bare))
+        assert encoder.head_name == "mlp"
+
+
+def test_weights_are_written_in_float32_unless_asked(bert, tmp_path, sentences):
+    encoder = open_encoder(bert, dtype="bfloat16")
+    encoder.add_head(keep=True)
+    assert encoder.dtype == encoder.head.linear.weight.dtype == torch.bfloat16
+    assert encoder.encode(sentences).dtype == np.float32
+    for asked, stored in ((None, torch.float32), ("float16", torch.float16)):
+        encoder.save_pretrained(tmp_path / "saved", dtype=asked)
+        weights = load_file(tmp_path / "saved" / "model.safetensors")
+        head = load_file(tmp_path / "saved" / "2_Dense" / "model.safetensors")
+        assert {tensor.dtype for tensor in (weights | head).values()} == {stored}
+        assert AutoConfig.from_pretrained(tmp_path / "saved").dtype == stored
+        assert open_encoder(tmp_path / "saved").dtype == torch.float32
+    rounded = load_file(bert / "model.safetensors")["embeddings.word_embeddings.weight"].bfloat16()
+    assert torch.equal(weights["embeddings.word_embeddings.weight"], rounded.half())
+
+
+def test_the_dropout_asked_for_is_not_saved(bert, tmp_path):
+    own = json.loads((bert / "config.json").read_text())
+    encoder = open_encoder(bert, dropout=0.37)
+    rates = {module.p for module in encoder.modules() if isinstance(module, torch.nn.Dropout)}
+    assert rates == {0.37}
+    encoder.save_pretrained(tmp_path / "saved")
+    saved = json.loads((tmp_path / "saved" / "config.json").read_text())
+    for key in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
+        assert saved[key] == own[key] == 0.1
+
+
+def test_a_checkpoint_without_a_pooler_is_saved_without_one(bert, tmp_path, sentences):
+    weights = load_file(bert / "model.safetensors")
+    bare = {name: tensor for name, tensor in weights.items() if not name.startswith("pooler.")}
+    save_file(bare, bert / "model.safetensors", metadata={"format": "pt"})
+    encoder = open_encoder(bert, pooling="cls")
+    encoder.save_pretrained(tmp_path / "plain")
+    assert load_file(tmp_path / "plain" / "model.safetensors").keys() == bare.keys()
+    encoder.add_head(keep=True)
+    encoder.save_pretrained(tmp_path / "headed")
+    written = load_file(tmp_path / "headed" / "model.safetensors")
+    assert torch.equal(written["pooler.dense.weight"], encoder.head.linear.weight)
+    assert open_encoder(tmp_path / "headed").pooling == "cls_pooler"
+
+
+def test_saving_replaces_what_was_there(tiny_checkpoint, tmp_path, sentences):
+    first = open_encoder(tiny_checkpoint("roberta"), pooling="mask")
+    first.add_head(keep=True)
+    first.normalize = True
+    first.save_pretrained(tmp_path)
+    prompts = {"prompts": {"query": "query: "}, "default_prompt_name": "query"}
+    (tmp_path / "config_sentence_transformers.json").write_text(json.dumps(prompts))
+    second = open_encoder(tiny_checkpoint("bert"), pooling="max")
+    for _ in range(2):
+        second.save_pretrained(tmp_path)
+        for opened in (open_encoder(tmp_path), SentenceTransformer(str(tmp_path), device="cpu")):
+            assert naive.largest_difference(opened.encode(sentences), second.encode(sentences)) < 1e-5
+
+
+def test_an_encoder_can_be_saved_where_it_was_opened(bert, sentences):
+    encoder = open_encoder(bert)
+    before = encoder.encode(sentences)
+    with torch.no_grad():
+        for parameter in encoder.parameters():
+            parameter.mul_(1.1)
+    changed = encoder.encode(sentences)
+    assert naive.largest_difference(changed, before) > 0.01
+    encoder.save_pretrained(bert)
+    assert naive.largest_difference(encoder.encode(sentences), changed) == 0
+    assert naive.largest_difference(open_encoder(bert).encode(sentences), changed) == 0
+
+
+def test_the_own_length_is_saved(bert, sentences):
+    encoder = open_encoder(bert, max_length=12)
+    encoder.save_pretrained(bert)
+    assert open_encoder(bert).max_length == 12
+    assert len(AutoTokenizer.from_pretrained(bert)(sentences[-1], truncation=True)["input_ids"]) == 12
+    assert naive.largest_difference(peer_vectors(bert, sentences), encoder.encode(sentences)) < 1e-5
+    assert open_encoder(bert, max_length=96).max_length == 96
+
+
+def test_the_hash_is_that_of_the_weights(minilm, bert):
+    assert minilm.weights_sha256 == PACKAGED["all-MiniLM-L6-v2"].sha256
+    encoder = open_encoder(bert)
+    assert encoder.weights_sha256 == file_sha256(bert / "model.safetensors")
+    encoder.add_head(keep=True)
+    encoder.save_pretrained(bert)
+    hashes = {open_encoder(bert).weights_sha256}
+    shutil.copytree(bert, bert / "checkpoints" / "step-1")
+    (bert / "training_args.bin").touch()
+    hashes.add(open_encoder(bert).weights_sha256)
+    assert len(hashes) == 1
+    torch.nn.init.ones_(encoder.head.linear.weight)
+    encoder.save_pretrained(bert)
+    assert open_encoder(bert).weights_sha256 not in hashes
