@@ -47,9 +47,9 @@ def pad(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
     """Pad token ids on the right to the longest row.
 
     Returns:
-        Token ids and attention mask, int64 [B, T] each.
+        Token ids and attention mask, int64 [B, T] each; T is at least 1, for tokenizers that add no special tokens.
     """
-    width = max(len(row) for row in rows)
+    width = max(1, *(len(row) for row in rows))
     ids = torch.tensor([[*row, *[pad_id] * (width - len(row))] for row in rows])
     lengths = torch.tensor([len(row) for row in rows])
     return ids, (torch.arange(width) < lengths.unsqueeze(1)).long()

@@ -29,6 +29,11 @@ def test_padding_stands_on_the_right_and_is_masked():
     assert ids.dtype == mask.dtype == torch.int64
 
 
+def test_rows_without_tokens_are_padded_to_one_position():
+    ids, mask = pad([[], []], pad_id=7)
+    assert (ids.tolist(), mask.tolist(), ids.dtype) == ([[7], [7]], [[0], [0]], torch.int64)
+
+
 def test_windows_pass_an_iterable_on_in_order():
     assert list(windows((letter for letter in "abcde"), 2)) == [["a", "b"], ["c", "d"], ["e"]]
     assert list(windows([], 2)) == []

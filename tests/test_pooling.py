@@ -49,11 +49,12 @@ def test_on_a_single_layer_first_and_last_are_the_same(batch):
     assert POOLINGS["first_last_mean"].layer_weights(1) == [0.0, 2.0]
 
 
-def test_means_of_low_precision_are_summed_in_float32():
-    # In bfloat16, 256 + 1 is 256: a sum of ones would stop growing there.
-    mean = masked_mean(torch.ones(1, 2048, 1, dtype=torch.bfloat16), torch.ones(1, 2048))
+def test_means_of_low_precision_are_rounded_once():
+    states = torch.randn(4, 100, 32, generator=torch.Generator().manual_seed(0)).bfloat16()
+    mask = torch.ones(4, 100)
+    mean = masked_mean(states, mask)
     assert mean.dtype == torch.bfloat16
-    assert mean.item() == 1.0
+    assert torch.equal(mean, masked_mean(states.float(), mask).bfloat16())
 
 
 def test_a_row_without_tokens_has_the_mean_zero():
