@@ -93,8 +93,8 @@ class Layout:
     def recognise_pooler(self, pooler: nn.Linear) -> None:
         """Name ``cls`` and a dense layer that equals the checkpoint's own pooler what they are: ``cls_pooler``."""
         if self.pooling == "cls" and self.dense and self.dense[0].is_mlp:
-            pairs = zip(self.dense[0].parameters(), pooler.parameters(), strict=True)
-            if all(torch.equal(ours.to(own.dtype), own) for ours, own in pairs):
+            own, ours = pooler.state_dict(), self.dense[0].linear.state_dict()
+            if own.keys() == ours.keys() and all(torch.equal(ours[key].to(own[key].dtype), own[key]) for key in own):
                 self.pooling = "cls_pooler"
                 self.dense.pop(0)
 
@@ -180,12 +180,12 @@ def read_json(path: Path) -> Any:
     """Read a JSON file of a model.
 
     Raises:
-        UserError: If it is missing or malformed.
+        UserError: If it cannot be read, or is malformed.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: missing, so this is no complete model") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}), so this is no complete model") from None
     except ValueError as error:
         raise UserError(f"{path}: not valid JSON ({error})") from None
 
@@ -207,7 +207,7 @@ def _read_modules(directory: Path, *, allow_pickle: bool) -> Layout:
             layout = _read_transformer(directory, entry["path"])
         elif layout is None or layout.normalize:
             raise _unsupported(directory, f"{kind} at position {entry['idx']}")
-        elif kind in ("WeightedLayerPooling", "WordWeights") and not after_pooling:
+        elif kind in ("WeightedLayerPooling", "WordWeights") and not after_pooling and reweighting is None:
             reweighting = (kind, folder)
         elif kind == "Pooling" and not after_pooling:
             layout.pooling = _read_pooling(folder, reweighting)

@@ -67,6 +67,15 @@ def test_dense_layers_of_sentence_transformers(peer, sentences, activation, widt
     assert naive.largest_difference(encoder.encode(sentences), model.encode(sentences)) < 1e-5
 
 
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_dense_layer_that_equals_the_pooler_is_known_as_it(peer, transformer, sentences, bias):
+    own = {f"init_{name}": value.detach().clone() for name, value in transformer.model.pooler.dense.named_parameters()}
+    model, directory = peer(st_modules.Pooling(32, "cls"), st_modules.Dense(32, 32, bias=bias, **own))
+    encoder = SentenceEncoder.from_pretrained(directory, device="cpu")
+    assert (encoder.pooling, encoder.head_name) == (("cls_pooler", "none") if bias else ("cls", "mlp"))
+    assert naive.largest_difference(encoder.encode(sentences), model.encode(sentences)) < 1e-5
+
+
 def test_layouts_of_older_versions(written, sentences, tmp_path):
     """The backbone in a folder of its own, class paths and option names of version 2."""
     expected = SentenceTransformer(str(written), device="cpu").encode(sentences)
@@ -140,6 +149,9 @@ UNSUPPORTED_MODULES = {
     "CNN": lambda: [st_modules.CNN(32, 8), st_modules.Pooling(24)],
     "WordWeights": lambda: [st_modules.WordWeights(["a", "b"], {"a": 0.5, "b": 2.0}), st_modules.Pooling(32)],
     "WeightedLayerPooling": lambda: [st_modules.WeightedLayerPooling(32, 3, 1), st_modules.Pooling(32)],
+    "module WordWeights": lambda: [
+        st_modules.WeightedLayerPooling(32, 3, 2), st_modules.WordWeights(["a"], {"a": 1.0}, 0), st_modules.Pooling(32)
+    ],
     "Dropout": lambda: [st_modules.Pooling(32), st_modules.Dropout(0.1)],
     "LayerNorm": lambda: [st_modules.Pooling(32), st_modules.LayerNorm(32)],
     "weightedmean": lambda: [st_modules.Pooling(32, "weightedmean")],
@@ -209,7 +221,7 @@ def test_what_cannot_be_opened_with_equal_vectors_is_refused(written, tmp_path, 
     [
         ("modules.json", b"[{", r"modules\.json: not valid JSON"),
         ("modules.json", b"[1]", r"modules are malformed \(TypeError"),
-        ("1_Pooling/config.json", None, r"1_Pooling/config\.json: missing"),
+        ("1_Pooling/config.json", None, r"1_Pooling/config\.json: cannot be read \(No such file or directory\)"),
         ("2_Dense/model.safetensors", b"\x08", r"malformed \(SafetensorError"),
     ],
 )
