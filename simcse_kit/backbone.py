@@ -125,15 +125,15 @@ def write_backbone(
         elif owner == pooler_name and not backbone.has_pooler:
             continue
         state[key] = tensor.detach().to("cpu", dtype if tensor.is_floating_point() else tensor.dtype)
-    with _quiet():
-        model.save_pretrained(directory, state_dict=state)
     config = copy.deepcopy(model.config)
     for key, rate in backbone.own_dropout.items():
         setattr(config, key, rate)
     config.output_hidden_states = hidden_states
     config.dtype = dtype
-    config.save_pretrained(directory)
-    backbone.tokenizer.save_pretrained(directory)
+    with _quiet():
+        model.save_pretrained(directory, state_dict=state)
+        config.save_pretrained(directory)
+        backbone.tokenizer.save_pretrained(directory)
 
 
 def set_dropout(config: PreTrainedConfig, rate: float | None) -> dict[str, float]:

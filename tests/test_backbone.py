@@ -8,6 +8,7 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
+from tokenizers.processors import TemplateProcessing
 from torch.nn import functional
 
 from simcse_kit import SentenceEncoder, UserError
@@ -319,12 +320,18 @@ def test_the_mask_survives_truncation(tiny_checkpoint, family):
         encoder.check_max_length(len(before) + len(tail) + 1)
 
 
-def test_a_template_needs_a_mask_token(copied):
+@pytest.mark.parametrize("lacks", ["a mask token", "a token at each end"])
+def test_the_template_needs_a_tokenizer_like_berts(copied, lacks):
     directory = copied()
-    transformers.PreTrainedTokenizerFast(
-        tokenizer_object=open_encoder(directory).tokenizer.backend_tokenizer, pad_token="[PAD]"
-    ).save_pretrained(directory)
-    with pytest.raises(UserError, match="pooling mask needs a tokenizer with a mask token"):
+    backend = open_encoder(directory).tokenizer.backend_tokenizer
+    mask = {"mask_token": "[MASK]"}
+    if lacks == "a mask token":
+        mask = {}
+    else:
+        backend.post_processor = TemplateProcessing(single="$A [SEP]", special_tokens=[("[SEP]", 3)])
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="[PAD]", **mask)
+    tokenizer.save_pretrained(directory)
+    with pytest.raises(UserError, match="pooling mask needs a tokenizer with a mask token and one token at each end"):
         open_encoder(directory, pooling="mask")
 
 
