@@ -13,7 +13,7 @@ from simcse_kit.errors import UserError
 DEFAULT_MODEL = "all-MiniLM-L6-v2"
 
 _SMALL_FILES = ["*.json", "*.txt", "*.model"]
-_OTHER_RUNTIMES = ["onnx/*", "openvino/*", "coreml/*", "flax_model*", "tf_model*", "rust_model*"]
+_OTHER_RUNTIMES = ["onnx/*", "openvino/*", "coreml/*"]
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 

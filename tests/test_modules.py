@@ -64,7 +64,11 @@ def test_dense_layers_of_sentence_transformers(peer, sentences, activation, widt
     model, directory = peer(st_modules.Pooling(32, "max"), dense, st_modules.Dense(width, 5), st_modules.Normalize())
     encoder = SentenceEncoder.from_pretrained(directory, device="cpu")
     assert encoder.dimension == 5
-    assert naive.largest_difference(encoder.encode(sentences), model.encode(sentences)) < 1e-5
+    vectors = encoder.encode(sentences)
+    assert naive.largest_difference(vectors, model.encode(sentences)) < 1e-5
+    encoder.save_pretrained(directory.with_name("ours"))
+    reopened = SentenceTransformer(str(directory.with_name("ours")), device="cpu")
+    assert naive.largest_difference(vectors, reopened.encode(sentences)) < 1e-5
 
 
 @pytest.mark.parametrize("bias", [True, False])
