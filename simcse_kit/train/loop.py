@@ -90,7 +90,8 @@ def open_accelerator(recipe: Recipe) -> Accelerator:
     AcceleratorState._reset_state()
     precision = recipe.train.precision
     try:
-        accelerator = Accelerator(mixed_precision=_PRECISIONS[precision])
+        # Left to itself without a GPU, it makes of several launched processes as many runs on their own.
+        accelerator = Accelerator(mixed_precision=_PRECISIONS[precision], cpu=not torch.accelerator.is_available())
     except ValueError as error:
         raise UserError(f"train.precision: {precision} is not to be had here ({error})") from None
     if precision == "fp16" and accelerator.scaler is None:  # it would train in fp32 without a word

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import multiprocessing
 import random
 
 import pytest
@@ -12,6 +13,9 @@ from simcse_kit.train.rundir import RunDirectory
 
 # Words that the tokenizers of the tiny checkpoints know.
 WORDS = ["man", "guitar", "street", "children", "red", "ball", "cat", "door", "garden", "letter", "dog", "boats"]
+
+# What a run imports only once it is under way.
+_IMPORTED_LATE = ["scipy.stats", "transformers.models.auto.modeling_auto", "transformers.models.bert.modeling_bert"]
 
 
 def write_csv(path, header, rows):
@@ -58,15 +62,15 @@ def recipe(files, tiny_checkpoint, tmp_path):
     return make
 
 
-def run_recipe(recipe, *, resume=False, overwrite=False):
-    run = RunDirectory(recipe.output_dir)
-    run.check(recipe, resume=resume, overwrite=overwrite)
-    return train(prepare(recipe), run, resume=resume, overwrite=overwrite, quiet=True)
-
-
 @pytest.fixture
 def run():
-    """Train a recipe as the command does: ``run(recipe, resume=False, overwrite=False) -> Outcome``."""
+    """Train a recipe as the command does: ``run(recipe, resume=False) -> Outcome``."""
+
+    def run_recipe(recipe, *, resume=False):
+        directory = RunDirectory(recipe.output_dir)
+        directory.check(recipe, resume=resume, overwrite=False)
+        return train(prepare(recipe), directory, resume=resume, quiet=True)
+
     return run_recipe
 
 
@@ -79,3 +83,20 @@ def lines():
         return [line for line in map(json.loads, path.read_text().splitlines()) if line["kind"] == kind]
 
     return read
+
+
+@pytest.fixture(scope="session")
+def start():
+    """Start a function of a test module in a process of its own: ``start(target, *arguments) -> Process``.
+
+    The processes are forked from a server that has imported the package and computed nothing, so each is there at once.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["simcse_kit.cli.train", "simcse_kit.train.loop", *_IMPORTED_LATE])
+
+    def begin(target, *arguments):
+        process = context.Process(target=target, args=arguments)
+        process.start()
+        return process
+
+    return begin
