@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import torch
+
 from simcse_kit.data.senteval import data_root
 from simcse_kit.encoder import SentenceEncoder
 from simcse_kit.locate import find_local
 from simcse_kit.train.batches import Schedule, TrainingRows, read_rows
-from simcse_kit.train.loop import open_accelerator, open_encoder
-from simcse_kit.train.recipe import EvaluationSection, Recipe, ReportSection
+from simcse_kit.train.loop import open_encoder
+from simcse_kit.train.recipe import EvaluationSection, ModelSection, Recipe, ReportSection
 from simcse_kit.train.report import open_task
 from simcse_kit.train.rundir import RunDirectory
 
@@ -24,39 +26,49 @@ def describe(recipe: Recipe) -> list[str]:
     Raises:
         UserError: If anything is not as it should be.
     """
-    rows, encoder = None, None
-    lines = []
-    open_accelerator(recipe)
-    if _on_hub(recipe.data.train):
-        lines.append(f"data        {recipe.data.train}: would be read from the hub; not checked")
-    else:
-        rows = read_rows(recipe.data, recipe.seed)
-        first = " | ".join(_shortened(text) for text in dict.fromkeys(view[0] for view in rows.views))
-        lines.append(f"data        {len(rows):,} rows, {len(rows.views)} views each; the first: {first}")
-    if find_local(recipe.model.name, revision=recipe.model.revision, allow_pickle=recipe.model.allow_pickle):
-        encoder = open_encoder(recipe)
-        size = sum(parameter.numel() for parameter in encoder.parameters())
-        head = f"{recipe.model.head} head ({'kept' if encoder.keep_head else 'for training only'})"
-        described = "no head" if encoder.head is None else head
-        lines.append(
-            f"model       {recipe.model.name}: {size / 1e6:.1f}M parameters, {encoder.pooling} pooling, {described}"
-        )
-    else:
-        lines.append(f"model       {recipe.model.name}: would be fetched from the hub; not checked")
-    every = recipe.evaluation.every
-    when = f"every {every} steps and at the end" if every else "at the end"
-    lines.append(f"evaluation  {_describe_set(recipe.evaluation, f'{when}; the best model is kept')}")
-    if recipe.report is not None:
-        lines.append(f"report      {_describe_set(recipe.report, 'before and after')}")
-    lines.append(_describe_steps(recipe, rows))
-    if rows is not None and encoder is not None:
-        lines.append(_describe_cost(recipe, rows, encoder))
-    taken = " (holds a run: --resume or --overwrite it)" if RunDirectory(recipe.output_dir).read_run() else ""
-    return [*lines, f"output      {recipe.output_dir}{taken}"]
+    run = RunDirectory(recipe.output_dir)
+    taken = run.read_run() is not None
+    if not taken:
+        run.check(recipe, resume=False, overwrite=False)
+    rows = None if _on_hub(recipe.data.train) else read_rows(recipe.data, recipe.seed)
+    encoder = open_encoder(recipe) if _is_here(recipe.model) else None
+    often = f"every {recipe.evaluation.every} steps and " if recipe.evaluation.every else ""
+    lines = {
+        "data": _describe_rows(recipe, rows),
+        "model": _describe_model(recipe, encoder),
+        "evaluation": _describe_set(recipe.evaluation, f"{often}at the end; the best model is kept"),
+        "report": _describe_set(recipe.report, "before and after") if recipe.report else "none",
+        "steps": _describe_steps(recipe, rows),
+        "cost": _describe_cost(recipe, rows, encoder) if rows and encoder else "not known",
+        "output": recipe.output_dir + (" (holds a run: --resume or --overwrite it)" if taken else ""),
+    }
+    return [f"{name:12}{line}" for name, line in lines.items()]
 
 
 def _on_hub(source: str | list[str]) -> bool:
     return any(name.startswith(("hf://", "hub:")) for name in ([source] if isinstance(source, str) else source))
+
+
+def _is_here(model: ModelSection) -> bool:
+    """Whether a model is on this machine; one that is not, and cannot be on the hub, is opened to be refused."""
+    local = find_local(model.name, revision=model.revision, allow_pickle=model.allow_pickle)
+    return local is not None or model.name.count("/") > 1
+
+
+def _describe_rows(recipe: Recipe, rows: TrainingRows | None) -> str:
+    if rows is None:
+        return f"{recipe.data.train}: would be read from the hub; not checked"
+    first = " | ".join(_shortened(text) for text in dict.fromkeys(view[0] for view in rows.views))
+    return f"{len(rows):,} rows, {len(rows.views)} views each; the first: {first}"
+
+
+def _describe_model(recipe: Recipe, encoder: SentenceEncoder | None) -> str:
+    name, head = recipe.model.name, recipe.model.head
+    if encoder is None:
+        return f"{name}: would be fetched from the hub; not checked"
+    size = sum(parameter.numel() for parameter in encoder.parameters())
+    kept = "" if head == "none" else " (kept)" if recipe.model.keep_head else " (for training only)"
+    return f"{name}: {size / 1e6:.1f}M parameters, {encoder.pooling} pooling, head {head}{kept}"
 
 
 def _describe_set(section: EvaluationSection | ReportSection, when: str) -> str:
@@ -72,12 +84,13 @@ def _describe_set(section: EvaluationSection | ReportSection, when: str) -> str:
 def _describe_steps(recipe: Recipe, rows: TrainingRows | None) -> str:
     train = recipe.train
     batch = f"batch {train.batch_size}, lr {train.lr:g} {train.schedule}, {train.precision}"
+    if train.precision == "fp16" and not torch.accelerator.is_available():
+        batch += " (needs a GPU, and there is none here)"
     if rows is None:
-        known = f"{train.max_steps:,}" if train.max_steps else f"{train.epochs:g} epochs of"
-        return f"steps       {known} steps, {batch}"
+        return f"{train.max_steps:,} steps, {batch}" if train.max_steps else f"{train.epochs:g} epochs, {batch}"
     schedule = Schedule.of(len(rows), train, shuffle=recipe.data.shuffle, seed=recipe.seed)
     epochs = schedule.steps / schedule.steps_per_epoch
-    return f"steps       {schedule.steps:,} steps ({epochs:.3g} epochs of {schedule.steps_per_epoch:,}), {batch}"
+    return f"{schedule.steps:,} steps ({epochs:.3g} epochs of {schedule.steps_per_epoch:,}), {batch}"
 
 
 def _describe_cost(recipe: Recipe, rows: TrainingRows, encoder: SentenceEncoder) -> str:
@@ -94,7 +107,7 @@ def _describe_cost(recipe: Recipe, rows: TrainingRows, encoder: SentenceEncoder)
     activations = width * layer * config.num_hidden_layers * views * batch
     weights = _BYTES_PER_PARAMETER * sum(p.numel() for p in encoder.parameters() if p.requires_grad)
     return (
-        f"cost        about {mean:.0f} tokens a text, {tokens:,.0f} a step; "
+        f"about {mean:.0f} tokens a text, {tokens:,.0f} a step; "
         f"memory about {(weights + activations) / 2**30:.1f} GiB (a guess, over all processes)"
     )
 
