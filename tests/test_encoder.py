@@ -291,6 +291,9 @@ def test_weights_are_written_in_float32_unless_asked(bert, tmp_path, sentences):
         assert {tensor.dtype for tensor in (weights | head).values()} == {stored}
         assert AutoConfig.from_pretrained(tmp_path / "saved").dtype == stored
         assert open_encoder(tmp_path / "saved").dtype == torch.float32
+    low = open_encoder(tmp_path / "saved", dtype="bfloat16")
+    assert {parameter.dtype for parameter in low.parameters()} == {torch.bfloat16}
+    assert naive.cosines(low.encode(sentences), encoder.encode(sentences)).min() > 0.999
     rounded = load_file(bert / "model.safetensors")["embeddings.word_embeddings.weight"].bfloat16()
     assert torch.equal(weights["embeddings.word_embeddings.weight"], rounded.half())
 
