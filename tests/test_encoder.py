@@ -255,6 +255,17 @@ def test_families_can_be_trained(tiny_checkpoint, family, sentences):
     assert [name for name, p in encoder.named_parameters() if p.requires_grad and p.grad is None] == []
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_texts_are_cut_where_the_positions_end(tiny_checkpoint, tmp_path, family):
+    """The tokenizer knows no limit; the RoBERTa family counts positions from 2, of a table of 98."""
+    directory = shutil.copytree(tiny_checkpoint(family), tmp_path / family)
+    AutoTokenizer.from_pretrained(directory, model_max_length=int(1e30)).save_pretrained(directory)
+    encoder = open_encoder(directory)
+    assert encoder.max_length == 96
+    assert len(encoder.tokenize(["the cat " * 100])[0]) == 96
+    assert np.isfinite(encoder.encode("the cat " * 100)).all()
+
+
 def test_poolers_are_trained_where_they_are_used(tiny_checkpoint):
     def trained(pooling):
         encoder = open_encoder(tiny_checkpoint("bert"), pooling=pooling)
