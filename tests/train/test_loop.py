@@ -5,14 +5,17 @@ import threading
 import pytest
 import torch
 import yaml
+from tokenizers import BertWordPieceTokenizer
+from transformers import BertConfig, BertModel, BertTokenizer
 
 from simcse_kit import SentenceEncoder
+from simcse_kit.data.readers import read_columns
 from simcse_kit.data.sts import load_evaluation
 from simcse_kit.errors import UserError
 from simcse_kit.evaluate.sts import score_sts
 from simcse_kit.objectives import info_nce
 from simcse_kit.train.loop import WeightedObjectives, open_encoder, prepare, seed_step, stop_signals, train
-from simcse_kit.train.recipe import ObjectiveSection
+from simcse_kit.train.recipe import ObjectiveSection, Recipe
 from simcse_kit.train.rundir import RunDirectory
 
 TRAIN_KEYS = {"kind", "step", "epoch", "loss", "terms", "lr", "grad_norm", "tokens", "seconds"}
@@ -285,3 +288,28 @@ def test_a_run_works_outside_the_main_thread(recipe, run):
 def test_a_run_in_another_precision_may_follow_in_the_same_process(recipe):
     precisions = [prepare(recipe(train__precision=name)).accelerator.mixed_precision for name in ("fp32", "bf16")]
     assert precisions == ["no", "bf16"]
+
+
+@pytest.mark.slow
+def test_a_random_bert_learns_the_scenes(run, lines, tmp_path):
+    texts = [text for triplet in read_columns("scenes", ["a", "p", "n"], limit=2_000).values() for text in triplet]
+    pieces = BertWordPieceTokenizer()
+    pieces.train_from_iterator(texts, vocab_size=2_000, show_progress=False)
+    tokenizer = BertTokenizer(vocab=pieces.get_vocab(), model_max_length=64)
+    shape = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 256}
+    torch.manual_seed(0)
+    BertModel(BertConfig(vocab_size=len(tokenizer), **shape)).save_pretrained(tmp_path / "bert")
+    tokenizer.save_pretrained(tmp_path / "bert")
+    content = {
+        "model": {"name": str(tmp_path / "bert"), "pooling": "mean", "head": "none"},
+        "data": {"train": "scenes", "columns": ["anchor", "positive", "negative"]},
+        "train": {"batch_size": 32, "max_steps": 40, "lr": 3e-3, "warmup_ratio": 0.1},
+        "evaluation": {"data": "scenes", "split": "dev", "every": 20},
+        "output_dir": str(tmp_path / "run"),
+    }
+    recipe = Recipe.model_validate(content)
+    progress = run(recipe).progress
+    # From about 10 to about 33, whatever the seed.
+    assert progress.best["spearman"] > progress.before["spearman"] + 12
+    losses = [line["loss"] for line in lines(recipe)]
+    assert sum(losses[-5:]) < 0.7 * sum(losses[:5])
