@@ -29,8 +29,8 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from simcse_kit.errors import UserError
-from simcse_kit.locate import one_line, weight_files
+from simcse_kit.errors import UserError, one_line
+from simcse_kit.locate import weight_files
 from simcse_kit.modules import read_json
 
 # PromptBERT (Jiang et al. 2022, arXiv:2201.04337): the vector is the state at [MASK] of this sentence about the text.

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from simcse_kit import backbone as hf
 from simcse_kit.batching import length_sorted_batches, pad, windows
+from simcse_kit.data.files import sha256_of_files
 from simcse_kit.errors import UserError
-from simcse_kit.locate import DEFAULT_MODEL, file_sha256, locate
+from simcse_kit.locate import DEFAULT_MODEL, locate
 from simcse_kit.modules import Dense, Layout, read_layout, write_layout
 from simcse_kit.pooling import POOLINGS
 
@@ -162,7 +163,7 @@ class SentenceEncoder(nn.Module):
     @property
     def weights_sha256(self) -> str:
         """The hash of the file the weights were opened from; of several files, the hash over their hashes."""
-        hashes = [file_sha256(path) for path in self._weight_files]
+        hashes = [sha256_of_files(path) for path in self._weight_files]
         return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
 
     def add_head(self, *, keep: bool) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from simcse_kit.errors import UserError
+from simcse_kit.data.files import sha256_of_files
+from simcse_kit.errors import UserError, one_line
 
 DEFAULT_MODEL = "all-MiniLM-L6-v2"
 
@@ -111,12 +111,6 @@ def weight_files(directory: Path, *, pickled: bool = False) -> list[Path]:
     return shards if complete else []
 
 
-def file_sha256(path: Path) -> str:
-    """The sha256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _packaged(name: str) -> PackagedModel | None:
     return PACKAGED.get(name.removeprefix("sentence-transformers/"))
 
@@ -126,7 +120,7 @@ def _packaged_directory(packaged: PackagedModel) -> Path:
     assert spec is not None and spec.submodule_search_locations is not None
     directory = Path(spec.submodule_search_locations[0]) / "model"
     weights = directory / "model.safetensors"
-    if not weights.is_file() or file_sha256(weights) != packaged.sha256:
+    if not weights.is_file() or sha256_of_files(weights) != packaged.sha256:
         raise UserError(f"{weights}: not the weights this model should have (sha256 differs); reinstall the package")
     return directory
 
@@ -178,8 +172,3 @@ def _snapshot(
             local_files_only=local_files_only,
         )
     )
-
-
-def one_line(error: BaseException) -> str:
-    """The beginning of what another library's error says, to quote in one of ours; its kind, if it says nothing."""
-    return " ".join(str(error).split())[:200] or type(error).__name__

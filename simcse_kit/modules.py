@@ -19,8 +19,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
-from simcse_kit.errors import UserError
-from simcse_kit.locate import one_line, weight_files
+from simcse_kit.errors import UserError, one_line
+from simcse_kit.locate import weight_files
 from simcse_kit.pooling import POOLINGS
 
 _WEIGHTS = "model.safetensors"

@@ -14,7 +14,8 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer
 import simcse_kit
 from simcse_kit import SentenceEncoder, UserError
 from simcse_kit import encoder as encoder_module
-from simcse_kit.locate import PACKAGED, file_sha256, locate
+from simcse_kit.data.files import sha256_of_files
+from simcse_kit.locate import PACKAGED, locate
 from simcse_kit.pooling import POOLINGS
 
 FAMILIES = ["albert", "bert", "deberta-v2", "distilbert", "electra", "modernbert", "mpnet", "roberta", "xlm-roberta"]
@@ -373,7 +374,7 @@ def test_the_own_length_is_saved(bert, sentences):
 def test_the_hash_is_that_of_the_weights(minilm, bert):
     assert minilm.weights_sha256 == PACKAGED["all-MiniLM-L6-v2"].sha256
     encoder = open_encoder(bert)
-    assert encoder.weights_sha256 == file_sha256(bert / "model.safetensors")
+    assert encoder.weights_sha256 == sha256_of_files(bert / "model.safetensors")
     encoder.add_head(keep=True)
     encoder.save_pretrained(bert)
     hashes = {open_encoder(bert).weights_sha256}

@@ -19,8 +19,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from simcse_kit.data.rows import Row, arrow_rows, one_line, require_columns
-from simcse_kit.errors import UserError
+from simcse_kit.data.rows import Row, arrow_rows, require_columns
+from simcse_kit.errors import UserError, one_line
 
 _LONGEST_CELL = 2**31 - 1  # characters; csv's own limit is 131,072
 _PARQUET_BATCH = 4096  # rows decoded at a time

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from simcse_kit.data.rows import Row, arrow_rows, one_line, require_columns
-from simcse_kit.errors import UserError
+from simcse_kit.data.rows import Row, arrow_rows, require_columns
+from simcse_kit.errors import UserError, one_line
 
 _URL = re.compile(
     r"hf://datasets/(?P<repo>[^/@]+/[^/@]+)(?:@(?P<revision>refs/(?:convert|pr)/[^/]+|[^/]+))?/(?P<file>.+)"

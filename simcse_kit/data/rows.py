@@ -98,11 +98,6 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f" (did you mean {lowered[close[0]]!r}?)" if close else ""
 
 
-def one_line(error: Exception) -> str:
-    """Return the beginning of another library's error message, its line ends removed, to quote in one of ours."""
-    return " ".join(str(error).split())[:200]
-
-
 def arrow_rows(source: str, batches: Iterable[Any], columns: Sequence[str]) -> Iterator[Row]:
     """Yield the rows of Arrow tables or record batches.
 

@@ -9,8 +9,7 @@ from pathlib import Path
 
 from simcse_kit.data.files import sha256_of_files
 from simcse_kit.data.hub import fetch_file, stated_sha256
-from simcse_kit.data.rows import one_line
-from simcse_kit.errors import UserError
+from simcse_kit.errors import UserError, one_line
 
 _ARCHIVE = "hf://datasets/princeton-nlp/datasets-for-simcse/senteval.tar"
 
