@@ -36,24 +36,12 @@ def table(data_dir):
         return list(islice(csv.DictReader(file), ROWS))
 
 
-@pytest.fixture(scope="module")
-def trace(table, tmp_path_factory):
-    """Loss and gradient norm of every step of our run: ``trace(name)``, each run once."""
-    folder, known = tmp_path_factory.mktemp("reference"), {}
+def ours(table, folder, columns, weight, steps=STEPS):
+    """Loss and gradient norm of every step as our run notes them."""
     with (folder / "rows.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, table[0])
         writer.writeheader()
         writer.writerows(table)
-
-    def of(name):
-        if name not in known:
-            known[name] = ours(folder / "rows.csv", folder / name, *RUNS[name])
-        return known[name]
-
-    return of
-
-
-def ours(data, output, columns, weight):
     recipe = Recipe.model_validate(
         {
             "model": {
@@ -63,15 +51,15 @@ def ours(data, output, columns, weight):
                 "dropout": 0,
                 "max_length": LENGTH,
             },
-            "data": {"train": str(data), "columns": columns, "shuffle": False},
+            "data": {"train": str(folder / "rows.csv"), "columns": columns, "shuffle": False},
             "objectives": [{"temperature": TEMPERATURE, "hard_negative_weight": weight}],
-            "train": {"batch_size": BATCH, "lr": LR},
-            "output_dir": str(output),
+            "train": {"batch_size": BATCH, "lr": LR, "max_steps": steps},
+            "output_dir": str(folder / "run"),
         }
     )
-    train(prepare(recipe), RunDirectory(output), quiet=True)
-    lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
+    train(prepare(recipe), RunDirectory(recipe.output_dir), quiet=True)
+    lines = [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(1, steps + 1))
     return [(line["loss"], line["grad_norm"]) for line in lines]
 
 
@@ -110,9 +98,10 @@ def loop_loss(views, weight, *, temperature=TEMPERATURE, label=lambda i, n: i, w
     return torch.stack(losses).mean()
 
 
-def naive(table, columns, weight):
-    """Loss and gradient norm of every step."""
+def note_naive(path, table, columns, weight):
+    """Loss and gradient norm of every step, by the naive implementation, into a file."""
     model, tokenizer = open_plain()
+    noted = []
     optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, foreach=False)
     for step in range(STEPS):
         rows = table[step * BATCH : (step + 1) * BATCH]
@@ -124,7 +113,8 @@ def naive(table, columns, weight):
             parameter.grad *= min(1.0, 1.0 / norm)
         optimizer.param_groups[0]["lr"] = LR * (STEPS - step) / STEPS
         optimizer.step()
-        yield loss.item(), norm
+        noted.append((loss.item(), norm))
+    path.write_text(json.dumps(noted))
 
 
 def agrees(ours, theirs):
@@ -132,18 +122,24 @@ def agrees(ours, theirs):
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_every_step_is_that_of_the_naive_implementation(name, table, trace):
-    ours, theirs = trace(name), list(naive(table, *RUNS[name]))
-    assert len(ours) == len(theirs) == STEPS
-    for step, ((loss, norm), (naive_loss, naive_norm)) in enumerate(zip(ours, theirs, strict=True), start=1):
+def test_every_step_is_that_of_the_naive_implementation(name, table, tmp_path, start):
+    beside = start(note_naive, tmp_path / "naive.json", table, *RUNS[name])
+    steps = ours(table, tmp_path, *RUNS[name])
+    beside.join()
+    naive_steps = json.loads((tmp_path / "naive.json").read_text())
+    pairs = zip(steps, naive_steps, strict=True)
+    for step, ((loss, norm), (naive_loss, naive_norm)) in enumerate(pairs, start=1):
         assert agrees(loss, naive_loss), f"loss of step {step}: {loss} and {naive_loss}"
         assert agrees(norm, naive_norm), f"gradient norm of step {step}: {norm} and {naive_norm}"
 
 
 @pytest.fixture(scope="module")
-def first_batch(table):
+def first_step(table, tmp_path_factory):
+    """The loss of the first step, and the plain views it is of."""
+    columns, weight = RUNS["weighted"]
+    ((loss, _),) = ours(table, tmp_path_factory.mktemp("first"), columns, weight, steps=1)
     with torch.no_grad():
-        return plain_views(*open_plain(), [[row[column] for row in table[:BATCH]] for column in RUNS["weighted"][0]])
+        return loss, plain_views(*open_plain(), [[row[column] for row in table[:BATCH]] for column in columns])
 
 
 @pytest.mark.parametrize(
@@ -165,6 +161,6 @@ def first_batch(table):
         "labels shifted",
     ],
 )
-def test_another_loss_is_told_apart_at_the_first_step(mutation, agreed, first_batch, trace):
-    expected = loop_loss(first_batch, RUNS["weighted"][1], **mutation).item()
-    assert agrees(trace("weighted")[0][0], expected) is agreed
+def test_another_loss_is_told_apart_at_the_first_step(mutation, agreed, first_step):
+    loss, views = first_step
+    assert agrees(loss, loop_loss(views, RUNS["weighted"][1], **mutation).item()) is agreed
