@@ -230,13 +230,14 @@ def train(  # noqa: C901 - one function that reads top to bottom
             if last or interrupted:
                 break
 
-    if main:
-        run.flush()
-        if progress.best is None:
-            run.save_model(encoder)
-        run.write_run(record, progress, status="interrupted" if interrupted else "done")
-        if not interrupted:
-            run.drop_checkpoints()
+        if main:
+            run.flush()
+            if progress.best is None:
+                run.save_model(encoder)
+            run.write_run(record, progress, status="interrupted" if interrupted else "done")
+            if not interrupted:
+                run.drop_checkpoints()
+
     accelerator.wait_for_everyone()
     accelerator.end_training()
     code = recipe.model.trust_remote_code
