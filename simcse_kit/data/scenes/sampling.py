@@ -13,23 +13,36 @@ Change = Callable[[Scene], Scene | None]
 _TRAITS = frozenset({"stative", "instant", "active", "dative", "single", "alike"})
 _DETAIL_RATES = {"manner": 0.25, "instrument": 0.35, "place": 0.45, "time": 0.35}
 _MAX_DETAILS = 2
-_PLURAL_RATE = 0.3
+_PLURAL_RATE = 0.25
 _MODIFIER_RATE = 0.2
 _DENIAL_RATE = 0.1
-_HELD_OUT_RATE = 0.5
+_VAGUE_RATE = 0.25
+_HELD_OUT_WEIGHT = 3
 
 
 class Sampler:
     """A source of scenes for one split.
 
-    A change returns the changed scene, or None where it does not apply. `entailments` leave a scene that the original,
-    if it is not a denial, implies; `circumstances` and `contradictions` one that cannot be the same.
+    A change returns the changed scene, or None where it does not apply. What `imply` leaves is true whenever the
+    original is; what the methods of `changes` leave tells of another occasion, or of something else altogether.
     """
 
     def __init__(self, split: str, rng: Random) -> None:
         self.split = split
         self.rng = rng
-        self.entailments: tuple[Change, ...] = (
+        self.changes: dict[str, Change] = {
+            "quantity": self.change_quantity,
+            "modifier": self.change_modifier,
+            "tense": self.change_tense,
+            "detail": self.change_detail,
+            "denial": self.deny,
+            "opposite": self.oppose,
+            "roles": self.exchange,
+            "participant": self.replace_noun,
+            "event": self.other_event,
+            "topic": self.other_topic,
+        }
+        self._implications: tuple[Change, ...] = (
             self.drop_detail,
             self.drop_modifier,
             self.drop_agent,
@@ -38,20 +51,13 @@ class Sampler:
             self.generalize_quantity,
             self.generalize_place,
         )
-        self.circumstances: tuple[Change, ...] = (
-            self.change_quantity,
-            self.change_modifier,
-            self.change_tense,
-            self.change_detail,
-        )
-        self.contradictions: tuple[Change, ...] = (self.deny, self.oppose, self.exchange, self.replace_noun)
 
-    def change(self, scene: Scene, changes: Sequence[Change]) -> Scene | None:
-        """The scene after one of the changes that apply, chosen at random."""
-        for change in self.rng.sample(changes, len(changes)):
-            if changed := change(scene):
-                return changed
-        return None
+    def imply(self, scene: Scene) -> Scene | None:
+        """Leave out a detail or put it in general words; a denial implies nothing of the kind."""
+        if scene.negated:
+            return None
+        orders = self.rng.sample(self._implications, len(self._implications))
+        return next((implied for change in orders if (implied := change(scene))), None)
 
     # Scenes
 
@@ -205,28 +211,28 @@ class Sampler:
     # Choices
 
     def _pick(self, pool: Sequence[Concept]) -> Concept:
-        """One of some concepts; as often as not one that the split holds out, if there is one."""
-        held_out = [concept for concept in pool if concept.split == self.split]
-        if held_out and self.rng.random() < _HELD_OUT_RATE:
-            return self.rng.choice(held_out)
-        return self.rng.choice(pool)
+        """One of some concepts; those that the split holds out are likelier."""
+        weights = [_HELD_OUT_WEIGHT if concept.split == self.split else 1 for concept in pool]
+        return self.rng.choices(pool, weights)[0]
 
     def _participant(
         self, kinds: frozenset[str], negated: bool, *others: Participant | None, single: bool = False
     ) -> Participant:
         """Somebody or something of some kinds, neither a special nor a general case of the others."""
-        noun = self._pick(
-            [
-                noun
-                for noun in _pool(kinds, self.split)
-                if not any(other and _related(noun, other.noun) for other in others)
-            ]
-        )
-        one, *several = _pool(frozenset({"number"} if negated else {"quantity"}), self.split)
-        quantity = one if single or self.rng.random() >= _PLURAL_RATE else self._pick(several)
+        noun = self._pick(_pool(kinds, self.split))
+        while any(other and _related(noun, other.noun) for other in others):
+            noun = self._pick(_pool(kinds, self.split))
         modifiers = _modifiers(noun, self.split)
         modifier = self._pick(modifiers) if modifiers and self.rng.random() < _MODIFIER_RATE else None
-        return Participant(noun, quantity, modifier)
+        return Participant(noun, self._quantity(negated, single), modifier)
+
+    def _quantity(self, negated: bool, single: bool) -> Concept:
+        one, *numbers = _pool(frozenset({"number"}), self.split)
+        if single or self.rng.random() >= _PLURAL_RATE:
+            return one
+        if negated or self.rng.random() >= _VAGUE_RATE:
+            return self._pick(numbers)
+        return self._pick(_pool(frozenset({"vague"}), self.split))
 
     def _keep_shared(self, scene: Scene, source: Scene) -> Scene:
         """The scene with the agent and time of another, where they fit."""
