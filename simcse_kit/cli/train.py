@@ -78,13 +78,16 @@ def _print_report(console: Console, task: StsTask, before: Report, after: Report
 
     if before.neighbours:
         table = Table(
-            "sentence", "nearest before", "nearest after", title=f"Nearest neighbours in {task.name} {task.split}"
+            "sentence",
+            "nearest before",
+            "nearest after",
+            title=f"Nearest neighbours in {_label(task.name)} {task.split}",
         )
         for old, new in zip(before.neighbours, after.neighbours, strict=True):
             table.add_row(old.query, f"{old.nearest} ({old.cosine:.2f})", f"{new.nearest} ({new.cosine:.2f})")
         console.print(table)
     console.print(
-        f"{task.name} {task.split}: Spearman {_figure(before.spearman)} before, {_figure(after.spearman)} after"
+        f"{_label(task.name)} {task.split}: Spearman {_figure(before.spearman)} before, {_figure(after.spearman)} after"
     )
 
 
@@ -93,11 +96,16 @@ def _print_outcome(console: Console, recipe: Recipe, outcome: Outcome) -> None:
     if progress.best:
         best, first = progress.best, progress.before["spearman"] if progress.before else None
         console.print(
-            f"{best['task']} {best['split']}: Spearman {_figure(first)} before, {_figure(best['spearman'])} at step "
+            f"{_label(best['task'])} {best['split']}: Spearman {_figure(first)} before, {_figure(best['spearman'])} at step "
             f"{best['step']}, the best of {progress.step}"
         )
     where = "stopped; go on with --resume. The best model so far" if outcome.interrupted else "The model"
     console.print(f"{where} is in {recipe.output_dir} ({progress.seconds:.0f} s)", soft_wrap=True)
+
+
+def _label(task: str) -> str:
+    """A task's name, with a word of warning where its text and scores are made up."""
+    return f"{task} (synthetic)" if task == "scenes" else task
 
 
 def _figure(value: float | None) -> str:

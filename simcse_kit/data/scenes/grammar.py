@@ -42,6 +42,8 @@ _SAYS = {
 _NEEDS: dict[str, Callable[[Scene], bool]] = {
     "agent": lambda scene: scene.agent is not None,
     "an_agent": lambda scene: _can_be_indefinite(scene.agent),
+    "be": lambda scene: not _is_vague(scene.agent) and not _is_vague(scene.patient),
+    "the_one": lambda scene: not _is_vague(scene.agent),
     "patient": lambda scene: scene.patient is not None,
     "a_patient": lambda scene: _can_be_indefinite(scene.patient),
     "recipient": lambda scene: scene.recipient is not None,
@@ -295,6 +297,10 @@ class _Clause:
             return word
         phrase = f"{modifier} {word}".strip()
         return f"the {phrase}" if the else f"{article(phrase)} {phrase}"
+
+
+def _is_vague(participant: Participant | None) -> bool:
+    return participant is not None and "vague" in participant.quantity.kinds
 
 
 def _can_be_indefinite(participant: Participant | None) -> bool:

@@ -3,29 +3,29 @@
 A verb of several words inflects the first ("run away from": "ran away from"), a noun of several words the last.
 """
 
+import re
+
 # Base, past, past participle.
 _IRREGULAR_VERBS = """
     beat beat beaten, begin began begun, bite bit bitten, break broke broken, bring brought brought, build built built,
-    buy bought bought, catch caught caught, come came come, cut cut cut, deal dealt dealt, dig dug dug, draw drew drawn,
-    drink drank drunk, drive drove driven, eat ate eaten, fall fell fallen, feed fed fed, fight fought fought,
-    find found found, flee fled fled, forget forgot forgotten, forgive forgave forgiven, get got got,
-    give gave given, go went gone,
-    grow grew grown, have had had, hide hid hidden, hit hit hit, hold held held, hurt hurt hurt, keep kept kept,
-    leave left left, lend lent lent, let let let, lose lost lost, make made made, mislay mislaid mislaid,
-    outrun outran outrun, overtake overtook overtaken, put put put, read read read, ride rode ridden, ring rang rung,
-    rise rose risen, run ran run, say said said, see saw seen, sell sold sold, send sent sent, set set set,
-    sew sewed sewn, show showed shown, shut shut shut, sing sang sung, sit sat sat, sleep slept slept,
-    speak spoke spoken, spit spat spat, shed shed shed, spread spread spread, stand stood stood, steal stole stolen,
-    strike struck struck, sweep swept swept, swim swam swum, take took taken, teach taught taught, tear tore torn,
-    think thought thought, throw threw thrown, wake woke woken, weep wept wept, win won won, write wrote written
+    buy bought bought, catch caught caught, come came come, cut cut cut, deal dealt dealt, dig dug dug, do did done,
+    draw drew drawn, drink drank drunk, drive drove driven, eat ate eaten, fall fell fallen, feed fed fed,
+    fight fought fought, find found found, flee fled fled, forget forgot forgotten, forgive forgave forgiven,
+    get got got, give gave given, go went gone, grow grew grown, have had had, hide hid hidden, hit hit hit,
+    hold held held, hurt hurt hurt, keep kept kept, leave left left, lend lent lent, let let let, lose lost lost,
+    make made made, mislay mislaid mislaid, outrun outran outrun, overtake overtook overtaken, pay paid paid,
+    put put put, read read read, ride rode ridden, ring rang rung, rise rose risen, run ran run, say said said,
+    see saw seen, sell sold sold, send sent sent, set set set, sew sewed sewn, shed shed shed, show showed shown,
+    shut shut shut, sing sang sung, sit sat sat, sleep slept slept, speak spoke spoken, spit spat spat,
+    spread spread spread, stand stood stood, steal stole stolen, strike struck struck, sweep swept swept,
+    swim swam swum, take took taken, teach taught taught, tear tore torn, think thought thought, throw threw thrown,
+    upset upset upset, wake woke woken, weep wept wept, win won won, write wrote written
 """
 _PAST = {base: (past, participle) for base, past, participle in map(str.split, _IRREGULAR_VERBS.split(","))}
-_DOUBLING = frozenset(
-    """
-    chop dig drag grin hit hug jog lug pet put run sit slap shed shred sob spit spot stop swim tip trim trip
-    tug unwrap wrap begin cut get let outrun set shut win
-    """.split()  # noqa: SIM905 - a list of words reads better as words
-)
+_THIRD_PERSON = {"do": "does", "go": "goes", "have": "has"}
+# Final consonants double after one short vowel; in longer verbs only where the last syllable is stressed.
+_SHORT_VOWEL = re.compile(r"[^aeiou]*[aeiou][^aeiouwxy]")
+_STRESSED_LAST = frozenset({"begin", "control", "forget", "outrun", "unwrap", "upset"})
 _SILENT_H = frozenset({"hour", "honest"})
 _SOUNDED_AS_CONSONANT = frozenset({"uniform", "used"})
 
@@ -61,21 +61,19 @@ def past_participle(verb: str) -> str:
 def present_participle(verb: str) -> str:
     """The present participle ("running away from")."""
     head, space, rest = verb.partition(" ")
-    if head == "be":
-        return "being" + space + rest
     if head.endswith("ie"):
-        head = head[:-2] + "y"
-    elif head.endswith("e") and not head.endswith("ee"):
-        head = head[:-1]
-    elif head in _DOUBLING:
-        head += head[-1]
-    return head + "ing" + space + rest
+        stem = head[:-2] + "y"
+    elif head.endswith("e") and not head.endswith("ee") and head != "be":
+        stem = head[:-1]
+    else:
+        stem = _double(head)
+    return stem + "ing" + space + rest
 
 
 def third_person(verb: str) -> str:
     """The third person singular of the present tense ("goes into")."""
     head, space, rest = verb.partition(" ")
-    return (head + "es" if head == "go" else pluralize(head)) + space + rest
+    return _THIRD_PERSON.get(head, pluralize(head)) + space + rest
 
 
 def finite(verb: str, tense: str, *, plural: bool, progressive: bool, negation: str = "") -> str:
@@ -113,9 +111,12 @@ def copula(tense: str, *, plural: bool) -> str:
     return "are" if plural else "is"
 
 
+def _double(verb: str) -> str:
+    return verb + verb[-1] if _SHORT_VOWEL.fullmatch(verb) or verb in _STRESSED_LAST else verb
+
+
 def _with_ed(verb: str) -> str:
-    if verb in _DOUBLING:
-        verb += verb[-1]
+    verb = _double(verb)
     if verb.endswith("y") and verb[-2] not in "aeiou":
         verb = verb[:-1] + "i"
     return verb + ("d" if verb.endswith("e") else "ed")
