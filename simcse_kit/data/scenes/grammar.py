@@ -113,7 +113,7 @@ class Template:
 
     def fill(self, scene: Scene, wording: Wording) -> str:
         """A scene that the template suits, as a sentence."""
-        clause = _Clause(scene, wording, self.slots)
+        clause = Clause(scene, wording, self.slots)
         text = _SLOT.sub(lambda slot: getattr(clause, slot[1])(), self.text)
         text = " ".join(text.split()).replace(" ,", ",")
         return text[0].upper() + text[1:] + "."
@@ -126,7 +126,7 @@ def templates(split: str) -> tuple[Template, ...]:
     return tuple(template for template in rows if template.split in ("all", split))
 
 
-class _Clause:
+class Clause:
     """A scene on its way into words: one method for each slot of the templates."""
 
     def __init__(self, scene: Scene, wording: Wording, slots: tuple[str, ...]) -> None:
