@@ -86,9 +86,8 @@ def _print_report(console: Console, task: StsTask, before: Report, after: Report
         for old, new in zip(before.neighbours, after.neighbours, strict=True):
             table.add_row(old.query, f"{old.nearest} ({old.cosine:.2f})", f"{new.nearest} ({new.cosine:.2f})")
         console.print(table)
-    console.print(
-        f"{_label(task.name)} {task.split}: Spearman {_figure(before.spearman)} before, {_figure(after.spearman)} after"
-    )
+    figures = f"{_figure(before.spearman)} before, {_figure(after.spearman)} after"
+    console.print(f"{_label(task.name)} {task.split}: Spearman {figures}")
 
 
 def _print_outcome(console: Console, recipe: Recipe, outcome: Outcome) -> None:
