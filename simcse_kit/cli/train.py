@@ -95,8 +95,8 @@ def _print_outcome(console: Console, recipe: Recipe, outcome: Outcome) -> None:
     if progress.best:
         best, first = progress.best, progress.before["spearman"] if progress.before else None
         console.print(
-            f"{_label(best['task'])} {best['split']}: Spearman {_figure(first)} before, {_figure(best['spearman'])} at step "
-            f"{best['step']}, the best of {progress.step}"
+            f"{_label(best['task'])} {best['split']}: Spearman {_figure(first)} before, {_figure(best['spearman'])} "
+            f"at step {best['step']}, the best of {progress.step}"
         )
     where = "stopped; go on with --resume. The best model so far" if outcome.interrupted else "The model"
     console.print(f"{where} is in {recipe.output_dir} ({progress.seconds:.0f} s)", soft_wrap=True)
