@@ -1,5 +1,6 @@
 """How a scene is put into words: templates with slots, and the clause that fills them with words that agree."""
 
+# ruff: noqa: D102 - a slot's method has the name of the slot, and the templates show what it stands for
 import re
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
