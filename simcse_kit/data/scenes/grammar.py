@@ -1,6 +1,5 @@
 """How a scene is put into words: templates with slots, and the clause that fills them with words that agree."""
 
-# ruff: noqa: D102 - a slot's method has the name of the slot, and the templates show what it stands for
 import re
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
@@ -46,6 +45,7 @@ _NEEDS: dict[str, Callable[[Scene], bool]] = {
     "be": lambda scene: not _is_vague(scene.agent) and not _is_vague(scene.patient),
     "the_one": lambda scene: not _is_vague(scene.agent),
     "patient": lambda scene: scene.patient is not None,
+    "patient_is": lambda scene: not _is_vague(scene.patient),
     "a_patient": lambda scene: _can_be_indefinite(scene.patient),
     "recipient": lambda scene: scene.recipient is not None,
     "is_done": lambda scene: bool(scene.event.passives),
@@ -114,7 +114,7 @@ class Template:
 
     def fill(self, scene: Scene, wording: Wording) -> str:
         """A scene that the template suits, as a sentence."""
-        clause = Clause(scene, wording, self.slots)
+        clause = _Clause(scene, wording, self.slots)
         text = _SLOT.sub(lambda slot: getattr(clause, slot[1])(), self.text)
         text = " ".join(text.split()).replace(" ,", ",")
         return text[0].upper() + text[1:] + "."
@@ -127,7 +127,7 @@ def templates(split: str) -> tuple[Template, ...]:
     return tuple(template for template in rows if template.split in ("all", split))
 
 
-class Clause:
+class _Clause:
     """A scene on its way into words: one method for each slot of the templates."""
 
     def __init__(self, scene: Scene, wording: Wording, slots: tuple[str, ...]) -> None:
