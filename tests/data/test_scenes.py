@@ -100,7 +100,7 @@ def test_orthography():
     for text in sorted(sentences("train") | sentences("dev") | sentences("test")):
         assert re.fullmatch(r"[A-Z][\w' ,-]*\w\.", text), text
         assert "  " not in text and " ," not in text, text
-        assert not re.search(r"\b(\w+) \1\b", text, flags=re.I), text
+        assert not re.search(r"\b(?!on on\b)(\w+) \1\b", text, flags=re.I), text  # "was turned on on Monday" is right
 
 
 def test_articles_follow_the_sound():
