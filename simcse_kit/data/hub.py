@@ -15,7 +15,7 @@ from simcse_kit.errors import UserError, one_line
 _URL = re.compile(
     r"hf://datasets/(?P<repo>[^/@]+/[^/@]+)(?:@(?P<revision>refs/(?:convert|pr)/[^/]+|[^/]+))?/(?P<file>.+)"
 )
-_SPLIT = re.compile(r"hub:(?P<repo>[^/:]+/[^/:]+)(?:/(?P<config>[^/:]+))?:(?P<split>.+)")
+_SPLIT = re.compile(r"hub:(?P<repo>[^/:]+/[^/:@]+)(?:@(?P<revision>[^/:]+))?(?:/(?P<config>[^/:]+))?:(?P<split>.+)")
 _BATCH = 4096  # rows decoded at a time
 
 
@@ -61,19 +61,23 @@ def load_split(name: str) -> Any:
     """Return one split of a data set on the hub as a ``datasets.Dataset``.
 
     Args:
-        name: ``hub:owner/name:split``, or ``hub:owner/name/configuration:split``; the split as the ``datasets``
-            library takes it, ``train[:1000]`` included.
+        name: ``hub:owner/name@revision/configuration:split``, where the revision and the configuration may be left
+            out; the split as the ``datasets`` library takes it, ``train[:1000]`` included.
 
     Raises:
         UserError: for a malformed name, what the hub does not have, and a hub out of reach.
     """
     found = _SPLIT.fullmatch(name)
     if not found:
-        raise UserError(f"{name!r} is not of the form hub:owner/name:split or hub:owner/name/configuration:split")
+        raise UserError(
+            f"{name!r} is not of the form hub:owner/name@revision/configuration:split "
+            "(@revision and /configuration may be left out)"
+        )
     import datasets
 
+    revision = found["revision"] and unquote(found["revision"])
     with _hub_errors(name):
-        return datasets.load_dataset(found["repo"], found["config"], split=found["split"])
+        return datasets.load_dataset(found["repo"], found["config"], split=found["split"], revision=revision)
 
 
 def split_rows(name: str, dataset: Any, columns: Sequence[str]) -> Iterator[Row]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from simcse_kit.batching import pad
 from simcse_kit.data.nli import triplets_from_pairs
+from simcse_kit.data.overlap import Fingerprints, fingerprints
 from simcse_kit.data.readers import read_columns
 from simcse_kit.encoder import SentenceEncoder
 from simcse_kit.errors import UserError
@@ -29,6 +30,10 @@ class TrainingRows:
 
     def __len__(self) -> int:
         return len(self.views[0])
+
+    def fingerprints(self) -> Fingerprints:
+        """Fingerprints of the text, a column for each text of a row that differs: [rows, columns]."""
+        return fingerprints(list({id(view): view for view in self.views}.values()))
 
 
 def read_rows(data: DataSection, seed: int) -> TrainingRows:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
+from simcse_kit.data.overlap import read_fingerprints, write_fingerprints
 from simcse_kit.data.sts import StsTask
 from simcse_kit.encoder import SentenceEncoder
 from simcse_kit.errors import UserError
@@ -161,6 +163,7 @@ def train(  # noqa: C901 - one function that reads top to bottom
         progress.before = _evaluate(encoder, task, step=0)
     if main:
         run.start(recipe, overwrite=overwrite)
+        write_fingerprints(run.path, prepared.rows.fingerprints(), read_fingerprints(Path(encoder.source)))
         run.rewind(progress.step)
         run.write_run(record, progress, status="running")
     interrupted, together = False, accelerator.num_processes > 1

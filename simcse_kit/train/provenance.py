@@ -42,6 +42,7 @@ def run_record(prepared: Prepared, *, resumed_from: int | None) -> dict[str, Any
         "seed": recipe.seed,
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "data": {"train": data_sha256(recipe.data.train), "evaluation": evaluation},
+        "selected_on_test": recipe.evaluation.on_test,
         "rows": len(prepared.rows),
         "steps": prepared.schedule.steps,
         "device": str(prepared.accelerator.device),

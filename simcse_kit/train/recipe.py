@@ -7,6 +7,7 @@ suggestion, and all errors are reported at once with their path.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Hashable
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
@@ -17,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from simcse_kit.errors import UserError
 
 PoolingName = Literal["cls", "cls_pooler", "mean", "max", "mask", "last2_mean", "first_last_mean", "first_last_mean_h0"]
+_TEST_IN_NAME = re.compile(r"(?<![a-z])test(?![a-z])", re.IGNORECASE)
 Rate = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
@@ -98,13 +100,38 @@ class TrainSection(_Section):
 
 
 class EvaluationSection(_Section):
-    """What chooses the best model: Spearman on an STS set, every so many optimiser steps and at the end."""
+    """What chooses the best model: Spearman on an STS set, every so many optimiser steps and at the end.
+
+    A model chosen on a test split has no test figure any more, so one is refused unless ``allow_test`` is set, which
+    run.json then records.
+    """
 
     data: str | None = None
     task: str = "STSB"
     split: str = "dev"
     text: Literal["disk", "raw"] = "disk"
     every: Annotated[int, Field(ge=0)] = 125
+    allow_test: bool = False
+
+    @property
+    def on_test(self) -> bool:
+        """Whether the set is a test split, by the recipe's word, the hub's, or the name of a file."""
+        if self.data is None:
+            return False
+        source, _, hub_split = self.data.rpartition(":")
+        if source.startswith("hub:"):
+            return hub_split == "test"
+        file = Path(self.data)
+        return self.split == "test" or (file.suffix != "" and _TEST_IN_NAME.search(file.name) is not None)
+
+    @model_validator(mode="after")
+    def _selects_on_dev(self) -> Self:
+        if self.on_test and not self.allow_test:
+            raise ValueError(
+                f"data: {self.data} ({self.split}) is a test split, on which no model should be chosen; name a dev "
+                "split, or set evaluation.allow_test (recorded in run.json)"
+            )
+        return self
 
 
 class ReportSection(_Section):

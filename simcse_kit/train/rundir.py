@@ -15,6 +15,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from simcse_kit.data.overlap import FINGERPRINTS_FILE
 from simcse_kit.encoder import SentenceEncoder
 from simcse_kit.errors import UserError
 from simcse_kit.output import replacing
@@ -176,7 +177,7 @@ class RunDirectory:
         torch.save({"optimizer": checkpoint.optimizer, "scaler": checkpoint.scaler}, staged / "optimizer.pt")
         _write(staged / "progress.json", json.dumps(asdict(checkpoint.progress)))
         if checkpoint.progress.best is not None:
-            others = shutil.ignore_patterns(_RUN, _RECIPE, _METRICS, _CHECKPOINTS, ".*")
+            others = shutil.ignore_patterns(_RUN, _RECIPE, _METRICS, _CHECKPOINTS, FINGERPRINTS_FILE, ".*")
             shutil.copytree(self.path, staged / _BEST, ignore=others, copy_function=_link)
         staged.replace(final)
         for old in self._checkpoints()[:-keep]:

@@ -141,6 +141,21 @@ def test_a_split_through_the_datasets_library(local_dataset, tmp_path):
         read_columns(source, ["sentence"])
 
 
+@pytest.mark.parametrize(
+    ("name", "asked"),
+    [
+        ("hub:o/n:test", ("o/n", None, "test", None)),
+        ("hub:o/n@v1.0:train[:10]", ("o/n", None, "train[:10]", "v1.0")),
+        ("hub:o/n@refs%2Fconvert%2Fparquet/en:dev", ("o/n", "en", "dev", "refs/convert/parquet")),
+    ],
+)
+def test_the_parts_of_a_split_s_name(monkeypatch, name, asked):
+    monkeypatch.setattr(
+        datasets, "load_dataset", lambda repo, config, *, split, revision: (repo, config, split, revision)
+    )
+    assert load_split(name) == asked
+
+
 def test_mistakes_in_a_split(local_dataset, tmp_path):
     (tmp_path / "owner" / "name" / "validation.parquet").unlink()
     with pytest.raises(UserError, match="hub:owner/name:train, row 2, column 'sentence1': null"):

@@ -9,6 +9,7 @@ from tokenizers import BertWordPieceTokenizer
 from transformers import BertConfig, BertModel, BertTokenizer
 
 from simcse_kit import SentenceEncoder
+from simcse_kit.data.overlap import overlap, read_fingerprints
 from simcse_kit.data.readers import read_columns
 from simcse_kit.data.sts import load_evaluation
 from simcse_kit.errors import UserError
@@ -58,6 +59,8 @@ def test_a_run_leaves_the_documented_files(recipe, run, lines, files):
     assert (record["status"], record["seed"], record["world_size"], record["resumed_from"]) == ("done", 42, 1, None)
     assert record["versions"]["torch"] == torch.__version__
     assert (record["step"], record["steps"], record["rows"]) == (6, 6, 22)
+    assert record["selected_on_test"] is False
+    assert overlap(read_fingerprints(path), rows.views[2]).train_rows == 22
     best = max(evaluated, key=lambda line: (line["spearman"], -line["step"]))
     assert record["best"] == {key: best[key] for key in ("step", "task", "split", "spearman")}
     assert record["before"]["step"] == 0

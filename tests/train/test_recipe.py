@@ -181,12 +181,30 @@ def test_all_errors_come_at_once_each_with_its_key(write):
         (["stages=[{}]"], "stages: "),
         (["train=5"], "train: "),
         (["seed=5000000000"], "seed: "),
+        (["evaluation.data=sts", "evaluation.split=test"], "evaluation.data: "),
+        (["evaluation.data=hub:owner/name:test"], "evaluation.data: "),
+        (["evaluation.data=some/sts-test.csv"], "evaluation.data: "),
     ],
 )
 def test_settings_that_cannot_work_are_refused(write, overrides, begins):
     path = write()
     (line,) = errors(path, *overrides)
     assert line.startswith(f"{path}: {begins}")
+
+
+@pytest.mark.parametrize(
+    ("data", "split", "on_test"),
+    [
+        ("hub:owner/testing:dev", "dev", False),
+        ("test/latest.csv", "dev", False),
+        ("latest_test.jsonl", "dev", True),
+        ("scenes", "test", True),
+        (None, "test", False),
+    ],
+)
+def test_a_test_split_is_known_by_its_name_and_may_be_forced(write, data, split, on_test):
+    overrides = [f"evaluation.data={data or 'null'}", f"evaluation.split={split}", "evaluation.allow_test=true"]
+    assert load_recipe(write(), overrides).evaluation.on_test is on_test
 
 
 def test_rules_between_sections_are_all_named(write):
