@@ -197,8 +197,8 @@ def _pearson(counts: NDArray[np.float64], x: NDArray[np.float64], y: NDArray[np.
     x, y = ((values - values.mean()) / np.ptp(values) for values in (x, y))
     mean_x, mean_y, xx, yy, xy = np.stack([x, y, x * x, y * y, x * y]) @ counts / counts[:, 0].sum()
     variance_x, variance_y = (np.where(v > _ROUNDING, v, np.nan) for v in (xx - mean_x**2, yy - mean_y**2))
-    covariance: NDArray[np.float64] = xy - mean_x * mean_y
-    return covariance / np.sqrt(variance_x * variance_y)
+    correlations: NDArray[np.float64] = (xy - mean_x * mean_y) / np.sqrt(variance_x * variance_y)
+    return correlations
 
 
 def _spearman(counts: NDArray[np.float64], x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -208,8 +208,8 @@ def _spearman(counts: NDArray[np.float64], x: NDArray[np.float64], y: NDArray[np
         ranks, sizes, group = _group_ranks(counts, values)
         products = products * ranks[group]
         variances.append((sizes * ranks**2).sum(axis=0))
-    covariance: NDArray[np.float64] = products.sum(axis=0)
-    return covariance / np.sqrt(variances[0] * variances[1])
+    correlations: NDArray[np.float64] = products.sum(axis=0) / np.sqrt(variances[0] * variances[1])
+    return correlations
 
 
 def _group_ranks(
