@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import inspect
 import re
 from collections.abc import Iterator
@@ -29,6 +30,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from simcse_kit.data.files import sha256_of_files
 from simcse_kit.errors import UserError, one_line
 from simcse_kit.locate import weight_files
 from simcse_kit.modules import read_json
@@ -76,7 +78,7 @@ def open_backbone(
     """
     files = _check_files(directory, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code)
     try:
-        with _quiet():
+        with quiet():
             config = AutoConfig.from_pretrained(directory, trust_remote_code=trust_remote_code)
             _check_family(config, directory)
             own_dropout = set_dropout(config, dropout)
@@ -130,7 +132,7 @@ def write_backbone(
         setattr(config, key, rate)
     config.output_hidden_states = hidden_states
     config.dtype = dtype
-    with _quiet():
+    with quiet():
         model.save_pretrained(directory, state_dict=state)
         config.save_pretrained(directory)
         backbone.tokenizer.save_pretrained(directory)
@@ -166,6 +168,29 @@ def position_limit(backbone: PreTrainedModel) -> int:
         offset = 0 if table.padding_idx is None else table.padding_idx + 1
         return table.num_embeddings - offset
     return int(backbone.config.max_position_embeddings)
+
+
+def draw_weights(backbone: PreTrainedModel, seed: int) -> None:
+    """Replace a backbone's weights by fresh ones, drawn as transformers initialises its architecture."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        fresh = type(backbone)(backbone.config)
+    backbone.load_state_dict(fresh.state_dict())
+
+
+def sha256_of_weight_files(files: list[Path]) -> str:
+    """The hash of a model's weight file; of several files, the hash over their hashes."""
+    hashes = [sha256_of_files(path) for path in files]
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
+
+
+def sha256_of_weights(model: nn.Module) -> str:
+    """The hash of a model's weights as they are in memory: their names and their bytes."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.cpu().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def released_pooling(name: str) -> str | None:
@@ -235,6 +260,20 @@ def with_lower_casing(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizer
     return _of_general_class(backend, tokenizer)
 
 
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep transformers' progress bars and reports off the terminal: what they tell of, this module checks itself."""
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+
+
 def _of_general_class(backend: Tokenizer, like: PreTrainedTokenizerBase) -> PreTrainedTokenizerFast:
     """A tokenizer around a changed backend; those of model families build their own backend when they are opened."""
     return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
@@ -291,17 +330,3 @@ def _check_opened(
         raise UserError(f"{directory}: no tokenizer here (none of {', '.join(sorted(vocabularies))})")
     if not {"input_ids", "attention_mask"} <= inspect.signature(model.forward).parameters.keys():
         raise UserError(f"{directory}: {type(model).__name__} is no text encoder (it takes no attention mask)")
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep transformers' progress bars and reports off the terminal: what they tell of, this module checks itself."""
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()  # type: ignore[no-untyped-call]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 from collections.abc import Iterable, Sized
 from functools import lru_cache
 from pathlib import Path
@@ -16,7 +15,6 @@ from torch import Tensor, nn
 
 from simcse_kit import backbone as hf
 from simcse_kit.batching import length_sorted_batches, pad, windows
-from simcse_kit.data.files import sha256_of_files
 from simcse_kit.errors import UserError
 from simcse_kit.locate import DEFAULT_MODEL, locate
 from simcse_kit.modules import Dense, Layout, read_layout, write_layout
@@ -44,6 +42,7 @@ class SentenceEncoder(nn.Module):
         normalize: Whether ``encode`` brings vectors to unit length unless told otherwise.
         max_length: Tokens a text is cut to, special ones included.
         source: The path or name the encoder was opened from.
+        weight_files: The files the weights were read from; none where they were made here.
     """
 
     def __init__(
@@ -63,7 +62,7 @@ class SentenceEncoder(nn.Module):
         self.normalize = layout.normalize
         self.source = source
         self._opened = backbone
-        self._weight_files = [*backbone.weight_files, *layout.weight_files]
+        self.weight_files = [*backbone.weight_files, *layout.weight_files]
         self._limit = hf.position_limit(backbone.model)
         self.max_length = min(layout.max_length or backbone.tokenizer.model_max_length, self._limit)
         pooler = hf.pooler_linear(backbone.model)
@@ -158,13 +157,12 @@ class SentenceEncoder(nn.Module):
     def head_name(self) -> str:
         """``mlp`` if the vectors that ``encode`` returns went through an MLP head, else ``none``."""
         layers = [*self._dense_layers, *([self.head] if self.head is not None and self.keep_head else [])]
-        return "mlp" if layers and layers[-1].is_mlp else "none"
+        return "mlp" if any(layer.is_mlp for layer in layers) else "none"
 
     @property
     def weights_sha256(self) -> str:
-        """The hash of the file the weights were opened from; of several files, the hash over their hashes."""
-        hashes = [sha256_of_files(path) for path in self._weight_files]
-        return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
+        """The hash of the files the weights were read from (see ``sha256_of_files``), or of weights made here."""
+        return hf.sha256_of_weight_files(self.weight_files) if self.weight_files else hf.sha256_of_weights(self)
 
     def add_head(self, *, keep: bool) -> None:
         """Put a fresh MLP head behind the vectors; ``keep``: it stays part of the model after training."""
