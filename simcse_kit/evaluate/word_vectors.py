@@ -88,7 +88,7 @@ class WordVectors:
     @property
     def dimension(self) -> int:
         """Width of the vectors, D."""
-        return self.vectors.shape[1]
+        return int(self.vectors.shape[1])
 
     @cached_property
     def weights_sha256(self) -> str:

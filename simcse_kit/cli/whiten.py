@@ -1,0 +1,112 @@
+"""`simcse-whiten`: fit a whitening on a file of texts, and write the whitened model."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from simcse_kit.cli.common import (
+    DeviceOption,
+    MaxLengthOption,
+    PoolingOption,
+    command_app,
+    open_encoder,
+    run,
+)
+from simcse_kit.errors import UserError
+
+app = command_app()
+
+
+@app.command()
+def whiten(
+    model: Annotated[str, typer.Argument(help="A directory, a packaged model's name or a hub id.", metavar="MODEL")],
+    source: Annotated[
+        Path,
+        typer.Argument(
+            help="The texts to fit on: .txt (one a line), .csv, .tsv, .jsonl (each also .gz) or .parquet. Blank ones "
+            "are left out.",
+            metavar="TEXTS",
+        ),
+    ],
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", help="The whitened model: a directory, new or empty.", metavar="DIR"),
+    ],
+    dimensions: Annotated[
+        int | None,
+        typer.Option(
+            "--dim",
+            help="Keep the first K dimensions, those of the largest variance; by default all in which the texts vary.",
+            metavar="K",
+        ),
+    ] = None,
+    column: Annotated[
+        str | None,
+        typer.Option(help="The column of texts; by default 'text', or the only one there is.", metavar="NAME"),
+    ] = None,
+    pooling: PoolingOption = None,
+    max_length: MaxLengthOption = None,
+    device: DeviceOption = None,
+) -> None:
+    """Give a model's vectors mean 0 and identity covariance on a set of texts (Su et al. 2021).
+
+    The whitened model does not bring its vectors to unit length.
+    """
+    from simcse_kit.cli.encode import read_texts
+
+    check_new_directory(output)
+    texts = [text for text in read_texts(source, column) if text.strip()]
+    encoder = open_encoder(model, pooling=pooling, max_length=max_length, device=device, dtype=None)
+    from simcse_kit import whitening  # imports torch: by now the model has been opened, and said to be
+
+    whitened = whitening.whiten(encoder, texts, dimensions, show_progress=sys.stderr.isatty())
+    with new_directory(output) as temporary:
+        whitened.save_pretrained(temporary)
+    print(f"{output}: {encoder.dimension} -> {whitened.dimension} dimensions, whitened on {len(texts)} texts")
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    return run(app, args)
+
+
+def check_new_directory(path: Path) -> None:
+    """See that a directory can be made at `path`, before the work that it will hold is done.
+
+    Raises:
+        UserError: If something is there, other than an empty directory, or its folder is missing or not writable.
+    """
+    from simcse_kit.output import check_output
+
+    if not path.is_dir() and not path.exists():
+        check_output(path)
+    elif not path.is_dir() or any(path.iterdir()):
+        raise UserError(f"-o {path}: is there already; name a new directory")
+
+
+@contextmanager
+def new_directory(path: Path) -> Iterator[Path]:
+    """Fill a directory under a temporary name beside `path`, which it takes when the block ends without an exception.
+
+    Yields:
+        The temporary path, to be made and filled in the block.
+    """
+    path = path.absolute()
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
