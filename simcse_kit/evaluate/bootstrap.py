@@ -152,12 +152,10 @@ def _bootstrap(
     """Figures of some encoders in the sample [encoders] and in those resamples that define all of them [encoders, B].
 
     Returns:
-        None if the sample, or half of the resamples, leaves a figure undefined.
+        None if half of the resamples leave a figure undefined; all of them do where the sample does.
     """
     sizes = [len(scores) for scores in gold]
     figures = _figures([np.ones((n, 1)) for n in sizes], predictions, gold, metric, aggregation)[:, 0]
-    if not np.isfinite(figures).all():
-        return None
     rng = np.random.default_rng(seed)
     chunk = max(1, _COUNTS_AT_ONCE // sum(sizes))
     chunks = []

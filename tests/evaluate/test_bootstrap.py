@@ -60,10 +60,10 @@ def redrawn(task):
 def test_counts_stand_for_explicit_resamples(metric):
     scipy_correlation = stats.spearmanr if metric == "spearman" else stats.pearsonr
     rng = np.random.default_rng(0)
-    for n, steps in ((5, 2), (12, 3), (40, 1000), (200, 5)):
+    for n, steps in ((3, 3), (6, 2), (12, 3), (40, 1000), (200, 5)):
         x = rng.integers(0, steps, n) / 7 + 100
         y = rng.normal(size=n).round(1)
-        counts = rng.multinomial(n, np.ones(n) / n, size=50).T.astype(float)
+        counts = rng.multinomial(n, np.ones(n) / n, size=100).T.astype(float)
         rows = [np.repeat(np.arange(n), column.astype(int)) for column in counts.T]
         explicit = np.array([scipy_correlation(x[row], y[row])[0] for row in rows])
         found = resampled_correlation(counts, x, y, metric)
