@@ -23,7 +23,7 @@ Legend of shapes: n samples, D features, S choices of dev samples, R penalties.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from statistics import fmean
@@ -32,7 +32,8 @@ from typing import Literal, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from simcse_kit.data.transfer import TRANSFER_TASKS, LabelledSentences, TransferTask
+from simcse_kit.data.transfer import LabelledSentences, TransferTask
+from simcse_kit.errors import UserError
 from simcse_kit.evaluate.classifiers import (
     DECAYS,
     ConvexRegression,
@@ -44,7 +45,6 @@ from simcse_kit.evaluate.classifiers import (
 from simcse_kit.evaluate.sts import Encoder, Figure
 
 Classifier = Literal["senteval", "linear"]
-Split = Literal["test", "dev"]
 Metric = Literal["accuracy", "f1"]
 Rows = NDArray[np.int64]
 
@@ -71,7 +71,7 @@ class TransferScore:
 
     task: TransferTask
     classifier: Classifier
-    split: Split
+    split: str
     metric: Metric
     figure: Figure
 
@@ -102,7 +102,7 @@ def score_transfer(
     tasks: Sequence[TransferTask],
     *,
     classifier: Classifier = "senteval",
-    split: Split = "test",
+    split: str = "test",
     jobs: int | None = None,
     on_task: Callable[[str, int, int], None] | None = None,
 ) -> list[TransferScore]:
@@ -112,14 +112,19 @@ def score_transfer(
         encoder: The encoder; called once, with each distinct sentence of all tasks.
         tasks: Labelled sentences.
         classifier: How the regression is fitted (see the module's docstring).
-        split: `dev` is quicker: it ends with the choice of the penalty.
+        split: `test`, or `dev`, which is quicker: it ends with the choice of the penalty.
         jobs: Number of processes, None for one a core. The figures do not depend on it.
         on_task: Called with the task's name, how many of its fits are done, and how many there are; for a display.
 
     Returns:
         One score a task in the order of `tasks`, for MRPC's test split two, accuracy and F1. A figure is undefined
         where vectors are not finite and where a class has too few samples for the folds.
+
+    Raises:
+        UserError: For another split.
     """
+    if split not in ("test", "dev"):
+        raise UserError(f"the split of transfer tasks is 'test' or 'dev', not {split!r}")
     sentences = dict.fromkeys(sentence for task in tasks for sentence in task.sentences)
     row = {sentence: i for i, sentence in enumerate(sentences)}
     vectors = np.asarray(encoder.encode(list(sentences)), dtype=np.float32)
@@ -130,21 +135,10 @@ def score_transfer(
     scores = []
     for task in tasks:
         samples = {name: _samples(of_split, gather) for name, of_split in task.splits.items()}
-        pool = _Pool(jobs, partial(on_task, task.name) if on_task else None)
-        figures = _figures(task.name, samples, _CLASSIFIERS[classifier], split, pool)
+        report = partial(on_task, task.name) if on_task else None
+        figures = _figures(task.name, samples, _CLASSIFIERS[classifier], split, jobs, report)
         scores += [TransferScore(task, classifier, split, metric, figure) for metric, figure in figures.items()]
     return scores
-
-
-def transfer7(scores: Iterable[TransferScore]) -> float | None:
-    """The papers' average: the mean of the seven tasks' accuracies, each rounded to two decimals first.
-
-    Returns:
-        The mean, itself unrounded; None if one of the seven is missing or undefined.
-    """
-    values = {score.task.name: score.value for score in scores if score.metric == "accuracy"}
-    seven = [value for name in TRANSFER_TASKS if (value := values.get(name)) is not None]
-    return fmean(round(value, 2) for value in seven) if len(seven) == len(TRANSFER_TASKS) else None
 
 
 def _samples(split: LabelledSentences, gather: Callable[[list[str]], NDArray[np.float32]]) -> Samples:
@@ -157,36 +151,39 @@ def _samples(split: LabelledSentences, gather: Callable[[list[str]], NDArray[np.
 
 
 def _figures(
-    name: str, splits: Mapping[str, Samples], classifier: PenalisedClassifier, split: Split, pool: _Pool
+    name: str,
+    splits: Mapping[str, Samples],
+    classifier: PenalisedClassifier,
+    split: str,
+    jobs: int | None,
+    report: Callable[[int, int], None] | None,
 ) -> dict[Metric, Figure]:
     """Score one task."""
     from sklearn.metrics import f1_score
 
     metrics: tuple[Metric, ...] = ("accuracy", "f1") if name == "MRPC" and split == "test" else ("accuracy",)
-    scored = splits["all" if "all" in splits else split if split in splits else "train"]
-    n = len(scored.labels)
+    n = len(splits["all" if "all" in splits else split if split in splits else "train"].labels)
     if reason := _undefined(splits):
         return {metric: Figure(None, n, reason) for metric in metrics}
     samples = Samples(*map(np.concatenate, zip(*splits.values(), strict=True)))
     folds = _folds({name: len(of_split.labels) for name, of_split in splits.items()}, samples.labels)
-    pool.fits = sum(len(fold.choices) for fold in folds) + (len(folds) if split == "test" else 0)
+    choices = [(classifier, samples, *rows) for fold in folds for rows in fold.choices]
+    pool = _Pool(jobs, len(choices) + (len(folds) if split == "test" else 0), report)
 
-    calls = [(classifier, samples, *rows) for fold in folds for rows in fold.choices]
-    accuracies = np.reshape(pool.run(_dev_accuracies, calls), (len(folds), -1, len(DECAYS))).mean(axis=1)
+    accuracies = np.reshape(pool.run(_dev_accuracies, choices), (len(folds), -1, len(DECAYS))).mean(axis=1)
     best = (100 * accuracies).round(2).argmax(axis=1)
     if split == "dev":
-        return {"accuracy": Figure(100 * float(accuracies[range(len(folds)), best].mean()), n)}
+        return {"accuracy": Figure(100 * fmean(accuracies[range(len(folds)), best].tolist()), n)}
 
     finals = [
         (classifier, samples, fold.train, fold.dev, fold.test, DECAYS[i]) for fold, i in zip(folds, best, strict=True)
     ]
     predictions = pool.run(_predictions, finals)
-    pairs = [(samples.labels[fold.test], predicted) for fold, predicted in zip(folds, predictions, strict=True)]
-    values: dict[Metric, Callable[[Labels, Labels], float]] = {
-        "accuracy": lambda gold, predicted: np.mean(gold == predicted),
-        "f1": partial(f1_score, zero_division=0),
-    }
-    return {metric: Figure(100 * fmean(float(values[metric](*pair)) for pair in pairs), n) for metric in metrics}
+    results = [(samples.labels[fold.test], predicted) for fold, predicted in zip(folds, predictions, strict=True)]
+    accuracy = Figure(100 * fmean(float(np.mean(gold == predicted)) for gold, predicted in results), n)
+    if metrics == ("accuracy",):
+        return {"accuracy": accuracy}
+    return {"accuracy": accuracy, "f1": Figure(100 * float(f1_score(*results[0], zero_division=0)), n)}
 
 
 def _undefined(splits: Mapping[str, Samples]) -> str | None:
@@ -238,17 +235,17 @@ class _Pool:
 
     Attributes:
         jobs: Number of processes, None for one a core.
-        report: Called with the number of fits done and of all fits.
         fits: Number of all fits.
+        report: Called with the number of fits done, and of all.
         done: Number of fits done.
     """
 
     jobs: int | None
+    fits: int
     report: Callable[[int, int], None] | None
-    fits: int = 0
     done: int = 0
 
-    def run(self, fit: Callable[..., _Result], calls: Iterable[tuple[object, ...]]) -> list[_Result]:
+    def run(self, fit: Callable[..., _Result], calls: Sequence[tuple[object, ...]]) -> list[_Result]:
         """Call a function once a tuple of arguments; the processes share large arrays that recur in them."""
         from joblib import Parallel, delayed
 
