@@ -35,7 +35,8 @@ Figures are x100. Ours are as the result files have them, to two decimals, with 
 model in brackets or, after ±, the standard deviation over seeds. A difference is ours less the published figure, both
 as shown; *not run* stands where there is no result of ours. A figure whose protocol differs from the row's is refused,
 never shown beside it. A footnote says where training text is known to share sentences with a test; of models that were
-not trained here nothing is known."""
+not trained here nothing is known. Footnotes to published rows name their known faults; "derived" marks what no source
+says, but the figures do."""
 
 
 class Footnotes:
