@@ -170,14 +170,6 @@ def position_limit(backbone: PreTrainedModel) -> int:
     return int(backbone.config.max_position_embeddings)
 
 
-def draw_weights(backbone: PreTrainedModel, seed: int) -> None:
-    """Replace a backbone's weights by fresh ones, drawn as transformers initialises its architecture."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        fresh = type(backbone)(backbone.config)
-    backbone.load_state_dict(fresh.state_dict())
-
-
 def sha256_of_weight_files(files: list[Path]) -> str:
     """The hash of a model's weight file; of several files, the hash over their hashes."""
     hashes = [sha256_of_files(path) for path in files]
