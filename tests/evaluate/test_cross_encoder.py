@@ -125,3 +125,44 @@ def test_nothing_is_said_and_no_connection_made(checkpoint, no_network, monkeypa
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     PairScorer.from_pretrained(checkpoint[0]).score([("a", "b")])
     assert capfd.readouterr() == ("", "")
+
+
+# The command that trains one.
+
+
+@pytest.fixture
+def stsb(tmp_path, sentences):
+    """STS-B train and dev in which a pair's score is high exactly if both sentences are the same."""
+    lines = []
+    for number, (one, other) in enumerate(itertools.product(sentences[:8], repeat=2)):
+        lines.append(f"g\tf\ty\t{number}\t{5.0 if one == other else 0.1 * (number % 9)}\t{one}\t{other}\n")
+    folder = tmp_path / "data" / "STS" / "STSBenchmark"
+    folder.mkdir(parents=True)
+    (folder / "sts-train.csv").write_text("".join(lines * 2))
+    (folder / "sts-dev.csv").write_text("".join(lines[::3]))
+    return tmp_path / "data"
+
+
+def test_training_keeps_the_best_epoch_by_dev(tiny_checkpoint, stsb, tmp_path, no_network, monkeypatch, capsys):
+    from eval import cross_encoder as command
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("sys.argv", ["cross_encoder"])
+    output = tmp_path / "trained"
+    arguments = [str(tiny_checkpoint("bert")), "--data", str(stsb), "-o", str(output), "--lr", "1e-3", "--epochs", "2"]
+    assert command.main([*arguments, "--batch-size", "8", "--seed", "3"]) == 0
+    record = json.loads((output / "run.json").read_text())
+    from simcse_kit.data.sts import load_sts_task
+    from simcse_kit.evaluate.sts import correlate
+
+    dev = load_sts_task("STSB", [stsb], split="dev")
+    ((predicted,),) = pair_similarities(PairScorer.from_pretrained(output, device="cpu"), [dev])
+    spearman = correlate(predicted, dev.subsets[0].scores, "spearman").value
+    assert record["best"]["spearman"] == pytest.approx(spearman, abs=1e-6)
+    assert record["best"]["step"] in (16, 32)
+    train_hash = sha256_of_files(stsb / "STS/STSBenchmark/sts-train.csv")
+    assert (record["seed"], list(record["data"]["train"].values())) == (3, [train_hash])
+    assert f"{output}: STS-B dev {spearman:.2f} (Spearman x100)" in capsys.readouterr().out
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "trained"]
+    assert command.main(arguments) == 2
+    assert capsys.readouterr().err == f"error: -o {output}: is there already; name a new directory\n"

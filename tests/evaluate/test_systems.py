@@ -69,7 +69,7 @@ def test_what_is_nowhere_is_said_at_once(tmp_path, tiny_checkpoint, words):
     locate_system(f"words:{words}")
     for name, message in (
         ("words:absent.txt", "there is no file absent.txt"),
-        ("random:./absent", "model ./absent. was found nowhere"),
+        ("random:./absent", "was found nowhere"),
     ):
         with pytest.raises(UserError, match=message):
             locate_system(name)
