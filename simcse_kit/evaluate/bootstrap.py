@@ -59,11 +59,10 @@ def correlation_interval(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> tuple[float, float] | None:
-    """Interval of a task's correlation: tanh(atanh(r) -+ q s / (1 - r^2)), where s is the bootstrap's standard error.
+    """Interval of a task's correlation r: tanh(atanh(r) -+ q s).
 
-    s / (1 - r^2) is the standard error of atanh(r) by the delta method, and q the normal quantile. It is preferred to
-    the standard error of the resamples' own atanh, which is infinite as soon as one of a few pairs' resamples
-    correlates perfectly.
+    s is the standard deviation of the resamples' atanh, their standard error of Fisher's z, and q the normal
+    quantile. A resample that correlates perfectly, as happens to a handful of pairs, has a large but finite z.
 
     Args:
         similarities: Predictions [n] of each subset.
@@ -84,7 +83,8 @@ def correlation_interval(
     (r,), (resampled,) = sample
     if 1 - abs(r) < _ROUNDING:
         return None
-    z, margin = math.atanh(r), _quantile(level) * resampled.std(ddof=1) / (1 - r**2)
+    scattered = np.arctanh(np.clip(resampled, _ROUNDING - 1, 1 - _ROUNDING))
+    z, margin = math.atanh(r), _quantile(level) * scattered.std(ddof=1)
     return 100 * math.tanh(z - margin), 100 * math.tanh(z + margin)
 
 

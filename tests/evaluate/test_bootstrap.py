@@ -44,10 +44,10 @@ def task():
 
 @pytest.fixture(scope="module")
 def redrawn(task):
-    """Figures of both models in 1,000 resamples, drawn and scored one by one: {protocol: [2, 1000]}."""
+    """Figures of both models in 600 resamples, drawn and scored one by one: {protocol: [2, 600]}."""
     rng = np.random.default_rng(4)
     figures = {protocol: [] for protocol in PROTOCOLS}
-    for _ in range(1000):
+    for _ in range(600):
         rows = [rng.choice(len(scores), len(scores)) for scores in task[2]]
         a, b, g = ([values[row] for values, row in zip(side, rows, strict=True)] for side in task)
         for protocol in PROTOCOLS:
@@ -78,9 +78,9 @@ def test_interval_agrees_with_resamples_drawn_one_by_one(task, redrawn, metric, 
         similarities, gold, metric=metric, aggregation=aggregation, level=0.9, resamples=4000
     )
     r = figure(similarities, gold, metric, aggregation) / 100
-    margin = 1.6448536 * redrawn[metric, aggregation][0].std() / 100 / (1 - r**2)
+    margin = 1.6448536 * np.arctanh(redrawn[metric, aggregation][0] / 100).std()
     assert math.atanh(low / 100) + math.atanh(high / 100) == pytest.approx(2 * math.atanh(r), abs=1e-9)
-    assert math.atanh(high / 100) - math.atanh(r) == pytest.approx(margin, rel=0.06)
+    assert math.atanh(high / 100) - math.atanh(r) == pytest.approx(margin, rel=0.08)
 
 
 @pytest.mark.parametrize(("metric", "aggregation"), PROTOCOLS)
@@ -92,12 +92,12 @@ def test_difference_agrees_with_resamples_drawn_one_by_one(task, redrawn, metric
     error = (resampled[0] - resampled[1]).std()
     assert error < 0.7 * math.hypot(*resampled.std(axis=1)), "unpaired resamples would give this"
     assert difference.value == pytest.approx(value, abs=1e-9)
-    assert difference.ci95 == pytest.approx((value - 1.96 * error, value + 1.96 * error), abs=0.12 * error)
-    assert stats.norm.isf(difference.p_value / 2) == pytest.approx(abs(value) / error, rel=0.06)
+    assert difference.ci95 == pytest.approx((value - 1.96 * error, value + 1.96 * error), abs=0.16 * error)
+    assert stats.norm.isf(difference.p_value / 2) == pytest.approx(abs(value) / error, rel=0.08)
 
 
 @pytest.mark.parametrize(
-    ("metric", "n", "rho"), [("spearman", 100, 0.8), ("pearson", 100, 0.8), ("spearman", 200, 0.3)]
+    ("metric", "n", "rho"), [("spearman", 100, 0.95), ("pearson", 100, 0.8), ("spearman", 200, 0.3)]
 )
 def test_95_percent_intervals_contain_the_truth_in_93_to_97_percent_of_1000_trials(metric, n, rho):
     rng = np.random.default_rng(5)
