@@ -23,9 +23,9 @@ class Reproduction(_Entry):
     """How this project makes a row.
 
     Attributes:
-        recipe: What is trained; None where nothing is, or where no recipe exists yet.
+        recipe: What simcse-train trains; None where it trains nothing, or where no recipe exists yet.
         commands: To be run from the project's root, in this order; none where no recipe exists yet.
-        seeds: Those of the published figure, where known.
+        seeds: Those of the commands, else of the published figure, where known.
         hardware: What the commands are written for.
         hours: Of the commands on that hardware.
     """

@@ -31,12 +31,12 @@ _HEADER = """# Results
 Written by `python -m eval.report` from `published.yaml` and the result files; do not edit. `README.md` beside this file
 says how each row is made and how a result is added.
 
-Figures are x100. Ours are as the result files have them, to two decimals, with the 95% bootstrap interval of a single
-model in brackets or, after ±, the standard deviation over seeds. A difference is ours less the published figure, both
-as shown; *not run* stands where there is no result of ours. A figure whose protocol differs from the row's is refused,
-never shown beside it. A footnote says where training text is known to share sentences with a test; of models that were
-not trained here nothing is known. Footnotes to published rows name their known faults; "derived" marks what no source
-says, but the figures do."""
+Correlations and accuracies are x100. Ours are as the result files have them, to two decimals, with the 95% bootstrap
+interval of a single model in brackets or, after ±, the standard deviation over seeds. A difference is ours less the
+published figure, both as shown; *not run* stands where there is no result of ours. A figure whose protocol differs from
+the row's is refused, never shown beside it. A footnote says where training text is known to share sentences with a
+test; of models that were not trained here nothing is known. Footnotes to published rows name their known faults;
+"derived" marks what no source says, but the figures do."""
 
 
 class Footnotes:
@@ -134,8 +134,9 @@ def _geometry_section(systems: Sequence[System]) -> Iterator[str]:
     if rows:
         yield "### Geometry"
         yield (
-            "Alignment: mean squared distance of pairs with gold above 4; uniformity: logarithm of the mean of "
-            "exp(-2 d²) over all pairs of sentences (SimCSE, section 3.2; lower is better for both)."
+            "Of unit vectors. Alignment: mean squared distance of pairs with gold above 4; uniformity: logarithm of the "
+            "mean of exp(-2 d²) over two sentences, lower being better for both; anisotropy: mean cosine of two "
+            "sentences; effective rank: number of dimensions over which the sentences spread."
         )
         yield _markdown(["model", "text", *(key.replace("_", " ") for key in _GEOMETRY)], rows, text_columns=2)
 
@@ -247,7 +248,7 @@ def _provenance(system: System, sheet: Sheet) -> str:
 
 def _training(models: Sequence[ModelEntry]) -> str:
     trained = [training for model in models if (training := model.get("training"))]
-    seeds = f"seeds {', '.join(str(training['seed']) for training in trained)}" if trained else "seeds not recorded"
+    seeds = f"seeds {', '.join(str(training['seed']) for training in trained)}" if trained else "not trained here"
     return seeds + (", **chosen on a test split**" if any(entry["selected_on_test"] for entry in trained) else "")
 
 

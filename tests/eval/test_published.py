@@ -1,6 +1,7 @@
 """published.yaml holds the papers' figures, and its commands are ones that exist."""
 
 import json
+import re
 import shlex
 from collections import Counter
 from itertools import chain
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 import typer
 
+from eval import cross_encoder
 from eval.measured import AVERAGE
 from eval.published import read_published
 from eval.report import ROOT
@@ -123,29 +125,50 @@ def parsed(app, program, arguments):
     return typer.main.get_command(app).make_context(program, list(arguments)).params
 
 
+def as_bash_runs_it(command):
+    """The commands, as lists of words, that a command with bash's loops over seeds and braces stands for."""
+    loop = re.fullmatch(r"for seed in ([\d ]+); do (.*); done", command)
+    commands = [loop[2].replace("$seed", seed) for seed in loop[1].split()] if loop else [command]
+    for words in map(shlex.split, commands):
+        yield [word for pattern in words for word in braces(pattern)]
+
+
+def braces(pattern):
+    found = re.fullmatch(r"(.*)\{(\d+)\.\.(\d+)\}", pattern)
+    return [f"{found[1]}{i}" for i in range(int(found[2]), int(found[3]) + 1)] if found else [pattern]
+
+
 @pytest.mark.parametrize(
     ("table", "row"),
     [(table, row) for table, row in PUBLISHED.rows() if row.reproduce and row.reproduce.commands],
     ids=lambda value: getattr(value, "id", ""),
 )
 def test_the_commands_of_a_row_exist_and_give_a_result_of_its_name_and_protocol(table, row):
-    made = None
-    for command in row.reproduce.commands:
-        program, *arguments = shlex.split(command)
+    made, seeds = [], []
+    for program, *arguments in chain.from_iterable(map(as_bash_runs_it, row.reproduce.commands)):
         if program == "accelerate":
             arguments = arguments[arguments.index("simcse_kit.cli.train") + 1 :]
         if program in ("simcse-train", "accelerate"):
             assert arguments[0] == row.reproduce.recipe
             recipe = load_recipe(ROOT / arguments[0], arguments[1:])
-            made = recipe.output_dir
-            assert recipe.seed in row.reproduce.seeds
+            made.append(recipe.output_dir)
+            seeds.append(recipe.seed)
+        elif program == "python":
+            assert arguments[:2] == ["-m", "eval.cross_encoder"]
+            trained = parsed(cross_encoder.app, program, arguments[2:])
+            made.append(f"cross-encoder:{trained['output']}")
+            seeds.append(trained["seed"])
+            assert trained["text"] == table.protocol.text
         elif program == "simcse-whiten":
-            made = str(parsed(whiten_command.app, program, arguments)["output"])
+            made.append(str(parsed(whiten_command.app, program, arguments)["output"]))
         else:
             assert program == "simcse-eval"
             options = parsed(eval_command.app, program, arguments)
-    assert [made] == options["models"] or made is None
-    folder = "results" if table in map(PUBLISHED.tables.get, MODEL_TABLES) else "ablations"
+    assert options["models"] == made or not made
+    assert options["as_seeds"] == (len(made) > 1)
+    assert seeds == row.reproduce.seeds
+    is_ablation = table not in map(PUBLISHED.tables.get, (*MODEL_TABLES, "sbert_stsb_test"))
+    folder = "ablations" if is_ablation else "results"
     assert options["json"] == Path("eval", folder, f"{row.id}.json")
     tasks = {"sts": STS_TASKS, "transfer": TRANSFER_TASKS, "STSB": ["STSB"]}[options["tasks"]]
     assert set(tasks) == table.protocol.n.keys()
