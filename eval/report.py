@@ -134,8 +134,8 @@ def _geometry_section(systems: Sequence[System]) -> Iterator[str]:
     if rows:
         yield "### Geometry"
         yield (
-            "Of unit vectors. Alignment: mean squared distance of pairs with gold above 4; uniformity: logarithm of the "
-            "mean of exp(-2 d²) over two sentences, lower being better for both; anisotropy: mean cosine of two "
+            "Of unit vectors. Alignment: mean squared distance of pairs with gold above 4; uniformity: logarithm of "
+            "the mean of exp(-2 d²) over two sentences, lower being better for both; anisotropy: mean cosine of two "
             "sentences; effective rank: number of dimensions over which the sentences spread."
         )
         yield _markdown(["model", "text", *(key.replace("_", " ") for key in _GEOMETRY)], rows, text_columns=2)
