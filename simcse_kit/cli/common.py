@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -85,17 +86,28 @@ def open_encoder(
     Raises:
         UserError: As it does, and for a device that is not there.
     """
+    with opening(model, device):
+        from simcse_kit.encoder import SentenceEncoder
+
+        return SentenceEncoder.from_pretrained(
+            model, pooling=pooling, max_length=max_length, device=device, dtype=dtype
+        )
+
+
+@contextmanager
+def opening(model: str, device: str | None) -> Iterator[None]:
+    """Say that a model is being opened, for the seconds that this takes, once its device was found to be there.
+
+    Raises:
+        UserError: For a device that is not there.
+    """
     from rich.console import Console
     from rich.text import Text
 
     with Console(stderr=True).status(Text(f"Opening {model}")):
-        from simcse_kit.encoder import SentenceEncoder
-
         if device is not None:
             _check_device(device)
-        return SentenceEncoder.from_pretrained(
-            model, pooling=pooling, max_length=max_length, device=device, dtype=dtype
-        )
+        yield
 
 
 def output_console() -> Console:

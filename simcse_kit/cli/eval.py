@@ -1,10 +1,9 @@
-"""`simcse-eval`: measure models on STS tasks; a table for people, a result file for programs."""
+"""`simcse-eval`: measure models on STS and transfer tasks; a table for people, a result file for programs."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -16,20 +15,16 @@ from simcse_kit.cli.common import (
     MaxLengthOption,
     PoolingOption,
     command_app,
-    open_encoder,
+    opening,
     output_console,
     run,
 )
 from simcse_kit.errors import UserError
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from simcse_kit.data.sts import StsTask
-    from simcse_kit.encoder import SentenceEncoder
+    from simcse_kit.data.transfer import TransferTask
 
-_TRANSFER_TASKS = ("transfer", "all", "MR", "CR", "SUBJ", "MPQA", "SST2", "TREC", "MRPC")
 _TASKS_WITH_DEV = ("STSB", "SICKR")
 _TASKS_WITH_RAW = ("STSB",)
 
@@ -39,25 +34,39 @@ app = command_app()
 @app.command()
 def evaluate(
     models: Annotated[
-        list[str], typer.Argument(help="Directories, packaged models' names or hub ids.", metavar="MODEL")
+        list[str],
+        typer.Argument(
+            help="Directories, packaged models' names or hub ids; words:FILE averages the word vectors of a text "
+            "file, random:MODEL has a model's architecture and fresh weights, cross-encoder:MODEL reads both "
+            "sentences of a pair at once.",
+            metavar="MODEL",
+        ),
     ],
     tasks: Annotated[
         str | None,
         typer.Option(
-            help="sts (all seven; the default unless --data names files only), or some, as in STSB,STS12.",
-            metavar="sts|NAMES",
+            help="sts (the seven of the papers; the default unless --data names files only), transfer (SentEval's "
+            "seven), all, or some, as in STSB,STS12,MR.",
+            metavar="sts|transfer|all|NAMES",
         ),
     ] = None,
     data: Annotated[
-        list[Path] | None,
+        list[str] | None,
         typer.Option(
-            help="A folder in SentEval's layout (by default the one cached or fetched from the hub), or a csv, tsv, "
-            "jsonl or parquet file of your own with columns sentence1, sentence2, score, which is a task named after "
-            "it. Repeatable.",
+            help="A folder in SentEval's layout (by default the one cached or fetched from the hub), or scored pairs "
+            "of your own, which are a task named after them: a csv, tsv, jsonl or parquet file with columns "
+            "sentence1, sentence2, score, hf://datasets/owner/name@revision/file or hub:owner/name@revision:split. "
+            "Repeatable.",
             metavar="PATH",
         ),
     ] = None,
-    split: Annotated[Literal["test", "dev"], typer.Option(help="STS-B and SICK-R have a dev split.")] = "test",
+    split: Annotated[
+        Literal["test", "dev"],
+        typer.Option(
+            help="STS-B and SICK-R have a dev split; of transfer tasks dev is the accuracy that the classifier's "
+            "regularisation is chosen by."
+        ),
+    ] = "test",
     aggregation: Annotated[
         Literal["all", "mean", "wmean"],
         typer.Option(
@@ -67,6 +76,14 @@ def evaluate(
     ] = "all",
     metric: Annotated[Literal["spearman", "pearson"], typer.Option(help="The correlation.")] = "spearman",
     text: Annotated[Literal["disk", "raw"], typer.Option(help="STS-B as SentEval tokenises it, or raw.")] = "disk",
+    classifier: Annotated[
+        Literal["senteval", "linear"],
+        typer.Option(help="Of transfer tasks: SentEval's, as in the papers, or scikit-learn's, which is faster."),
+    ] = "senteval",
+    as_seeds: Annotated[
+        bool,
+        typer.Option("--as-seeds", help="The models are seeds of one system: report mean and standard deviation."),
+    ] = False,
     pooling: PoolingOption = None,
     max_length: MaxLengthOption = None,
     device: DeviceOption = None,
@@ -75,24 +92,29 @@ def evaluate(
         Path | None, typer.Option(help="Write the result file here, replacing one that is there.", metavar="FILE")
     ] = None,
 ) -> None:
-    """Measure sentence encoders on semantic textual similarity, by the protocol of the papers."""
-    from simcse_kit.evaluate.results import describe_model, result_file, write_results
-    from simcse_kit.evaluate.sts import score_tasks
+    """Measure sentence encoders on semantic textual similarity and transfer tasks, by the protocol of the papers."""
+    from simcse_kit.evaluate.measure import Plan, describe, measure, result_file
+    from simcse_kit.evaluate.results import write_results
+    from simcse_kit.evaluate.systems import locate_system, open_system
     from simcse_kit.evaluate.table import results_table
-    from simcse_kit.locate import locate
+    from simcse_kit.evaluate.word_vectors import vocabulary_of
     from simcse_kit.output import check_output
 
     if json is not None:
         check_output(json)
-    loaded = _load_tasks(tasks, data or [], split, text)
+    sts, transfer = _load_tasks(tasks, data or [], split, text)
+    plan = Plan(sts, transfer, metric, aggregation, classifier, split)
     for model in models:
-        locate(model)
-    entries, scores = [], {}
+        locate_system(model)
+    words, showing = vocabulary_of(plan.sentences), sys.stderr.isatty()
+    measurements = []
     for i, model in enumerate(models):
-        encoder = open_encoder(model, pooling=pooling, max_length=max_length, device=device, dtype=dtype)
-        entries.append(describe_model(f"m{i}", encoder))
-        scores[f"m{i}"] = score_tasks(_ShowingProgress(encoder), loaded, metric=metric, aggregation=aggregation)
-    results = result_file(entries, scores)
+        with opening(model, device):
+            system = open_system(
+                model, pooling=pooling, max_length=max_length, device=device, dtype=dtype, vocabulary=words
+            )
+        measurements.append(measure(describe(f"m{i}", system), system, plan, show_progress=showing))
+    results = result_file(measurements, plan, as_seeds=as_seeds)
     if json is not None:
         write_results(json, results)
     output_console().print(results_table(results))
@@ -103,59 +125,65 @@ def main(args: Sequence[str] | None = None) -> int:
     return run(app, args)
 
 
-@dataclass(frozen=True)
-class _ShowingProgress:
-    encoder: SentenceEncoder
-
-    def encode(self, sentences: list[str], /) -> NDArray[np.float32]:
-        return self.encoder.encode(sentences, show_progress=sys.stderr.isatty())
-
-
-def _load_tasks(tasks: str | None, data: Sequence[Path], split: str, text: str) -> list[StsTask]:
-    """Load the tasks asked for, and each file in `data` as a task of its own."""
+def _load_tasks(
+    tasks: str | None, data: Sequence[str], split: str, text: str
+) -> tuple[list[StsTask], list[TransferTask]]:
+    """Load the tasks asked for, and each set of pairs in `data` as a task of its own."""
     from simcse_kit.data.senteval import senteval_folder
-    from simcse_kit.data.sts import load_sts_file, load_sts_task
+    from simcse_kit.data.sts import load_evaluation, load_sts_task
+    from simcse_kit.data.transfer import load_transfer_task
 
-    for path in data:
-        if not path.exists():
-            raise UserError(f"--data {path}: there is no such folder or file")
-    folders = [path for path in data if path.is_dir()]
-    files = [path for path in data if not path.is_dir()]
-    only_files = tasks is None and files and not folders
-    names = [] if only_files else _task_names("sts" if tasks is None else tasks)
-    if split == "dev" and not set(names).issubset(_TASKS_WITH_DEV):
+    for source in data:
+        if not _is_remote(source) and not Path(source).expanduser().exists():
+            raise UserError(f"--data {source}: there is no such folder or file")
+    folders = [Path(source).expanduser() for source in data if not _is_remote(source) and Path(source).is_dir()]
+    sets = [source for source in data if _is_remote(source) or not Path(source).is_dir()]
+    only_sets = tasks is None and sets and not folders
+    sts, transfer = ([], []) if only_sets else _task_names("sts" if tasks is None else tasks)
+    if split == "dev" and not set(sts).issubset(_TASKS_WITH_DEV):
         raise UserError("--split dev: only STSB and SICKR have a dev split; ask for --tasks STSB,SICKR")
-    if text == "raw" and not set(names).issubset(_TASKS_WITH_RAW):
+    if text == "raw" and not set(sts).issubset(_TASKS_WITH_RAW):
         raise UserError("--text raw: only STSB is there in raw text; ask for --tasks STSB")
-    if names and not folders:
+    if (sts or transfer) and not folders:
         folders = [senteval_folder()]
-    loaded = [load_sts_task(name, folders, split=split, text=text) for name in names]
-    loaded += [load_sts_file(path, name=_name_of(path), split=split) for path in files]
+    loaded = [load_sts_task(name, folders, split=split, text=text) for name in sts]
+    loaded += [load_evaluation(source, task=_name_of(source), split=split) for source in sets]
     names = [task.name for task in loaded]
     for name in names:
         if names.count(name) > 1:
             raise UserError(f"--data: two tasks would be named {name!r}; rename the file")
-    return loaded
+    return loaded, [load_transfer_task(name, folders) for name in transfer]
 
 
-def _name_of(path: Path) -> str:
-    """The task name of a file: its own, without the suffixes of format and compression."""
-    return Path(path.name.removesuffix(".gz")).stem
+def _is_remote(source: str) -> bool:
+    return source.startswith(("hf://", "hub:"))
 
 
-def _task_names(tasks: str) -> list[str]:
+def _name_of(source: str) -> str:
+    """The task name of a set of pairs: the file's without the suffixes of format and compression, or the hub's."""
+    if source.startswith("hub:"):
+        return source.removeprefix("hub:")
+    return Path(Path(source).name.removesuffix(".gz")).stem
+
+
+def _task_names(tasks: str) -> tuple[list[str], list[str]]:
     """Resolve `--tasks`: names in any case, with or without a hyphen, each once and in the order given."""
-    from simcse_kit.data.sts import STS_TASKS, sts_task_name
+    from simcse_kit.data.rows import did_you_mean
+    from simcse_kit.data.sts import STS_TASKS
+    from simcse_kit.data.transfer import TRANSFER_TASKS
 
-    names: list[str] = []
-    for item in (item.strip() for item in tasks.split(",")):
-        if item.lower() == "sts":
-            names += STS_TASKS
-        elif item.lower() in (name.lower() for name in _TRANSFER_TASKS):
-            raise UserError(f"--tasks {item}: this version measures STS tasks only: sts, or {', '.join(STS_TASKS)}")
-        else:
-            names.append(sts_task_name(item.replace("-", "")))
-    return list(dict.fromkeys(names))
+    every = (*STS_TASKS, *TRANSFER_TASKS)
+    known = {name: (name,) for name in every} | {"STS": STS_TASKS, "TRANSFER": TRANSFER_TASKS, "ALL": every}
+    names: dict[str, None] = {}
+    for item in tasks.split(","):
+        name = item.strip().upper().replace("-", "")
+        if name not in known:
+            close = did_you_mean(name, known)
+            raise UserError(
+                f"--tasks: no task {item.strip()!r}{close}; there are sts, transfer, all, {', '.join(every)}"
+            )
+        names.update(dict.fromkeys(known[name]))
+    return [name for name in names if name in STS_TASKS], [name for name in names if name in TRANSFER_TASKS]
 
 
 if __name__ == "__main__":

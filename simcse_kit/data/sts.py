@@ -7,7 +7,7 @@ do not depend on it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -80,6 +80,11 @@ class StsTask:
     text: str
     subsets: tuple[StsSubset, ...]
     data_sha256: str
+
+    @property
+    def sentences(self) -> Iterator[str]:
+        """All sentences, repeated ones as often as they occur."""
+        return chain.from_iterable(chain(subset.sentences1, subset.sentences2) for subset in self.subsets)
 
 
 def load_evaluation(data: str | Path, *, task: str, split: str, text: str = "disk") -> StsTask:

@@ -1,6 +1,7 @@
 """The result file of `simcse-eval --json`: figures together with the protocol and the model they belong to.
 
-The TypedDicts are the file's shape, key for key, and its only definition. Correlations are x100 and unrounded.
+The TypedDicts are the file's shape, key for key, and its only definition. Correlations and accuracies are x100 and
+unrounded.
 """
 
 from __future__ import annotations
@@ -9,20 +10,33 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, NotRequired, TypedDict
+from statistics import fmean
+from typing import Any, NotRequired, TypedDict, cast
 
 from simcse_kit import __version__
-from simcse_kit.evaluate.sts import Figure, StsScore, sts7
+from simcse_kit.data.sts import STS_TASKS
+from simcse_kit.data.transfer import TRANSFER_TASKS
+from simcse_kit.errors import UserError
 from simcse_kit.output import replacing
 
-if TYPE_CHECKING:
-    from simcse_kit.encoder import SentenceEncoder
+RECORDED_PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "scipy", "scikit-learn")
 
-_RECORDED_PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "scipy")
+AVERAGES: Mapping[str, Sequence[str]] = {"sts7": STS_TASKS, "transfer7": TRANSFER_TASKS}
+"""The papers' averages, of correlations and of accuracies, and the tasks of each."""
+
+
+class TrainingEntry(TypedDict):
+    """What run.json says about where a model comes from."""
+
+    seed: int
+    commit: str | None
+    data: dict[str, str]
+    best: dict[str, Any] | None
+    selected_on_test: bool
 
 
 class ModelEntry(TypedDict):
-    """A model, in the state in which it was measured."""
+    """A model, in the state in which it was measured; `training` is null for one that no recipe of ours trained."""
 
     id: str
     path: str
@@ -31,7 +45,8 @@ class ModelEntry(TypedDict):
     head: str
     normalize: bool
     dtype: str
-    max_length: int
+    max_length: int | None
+    training: TrainingEntry | None
 
 
 class Protocol(TypedDict):
@@ -50,20 +65,34 @@ class SubsetEntry(TypedDict):
     reason: NotRequired[str]
 
 
+class OverlapEntry(TypedDict):
+    """How much of the task's text the model was trained on (see simcse_kit.data.overlap)."""
+
+    train_rows: int
+    of_rows: int
+    sentences: int
+    of_sentences: int
+
+
 class ResultEntry(TypedDict):
-    """One figure of one model; `reason` says why `value` is null; `ci95` is null where no interval was computed."""
+    """One figure of one model.
+
+    `reason` says why `value` is null; `aggregation` and `ci95` are null for accuracies; `overlap` is null where the
+    model does not say what text it was trained on.
+    """
 
     model: str
     task: str
     split: str
     metric: str
-    aggregation: str
+    aggregation: str | None
     protocol: Protocol
     value: float | None
     reason: str | None
     n: int
     ci95: tuple[float, float] | None
     subsets: dict[str, SubsetEntry]
+    overlap: OverlapEntry | None
 
 
 class AverageEntry(TypedDict):
@@ -74,50 +103,65 @@ class AverageEntry(TypedDict):
     value: float
 
 
+class SeedsEntry(TypedDict):
+    """A figure over several seeds of one system; `task` is an average's name where the rest is null."""
+
+    models: list[str]
+    task: str
+    split: str | None
+    metric: str | None
+    aggregation: str | None
+    protocol: Protocol | None
+    mean: float
+    std: float
+    n: int
+
+
+class DifferenceEntry(TypedDict):
+    """How much a model is above the first one, with the interval of the paired bootstrap."""
+
+    model: str
+    baseline: str
+    task: str
+    split: str
+    metric: str
+    aggregation: str | None
+    value: float
+    ci95: tuple[float, float]
+    p_value: float
+
+
 class ResultFile(TypedDict):
-    """The whole file."""
+    """The whole file; `geometry` holds a model's and task's figures as simcse_kit.evaluate.geometry names them."""
 
     models: list[ModelEntry]
     results: list[ResultEntry]
     averages: list[AverageEntry]
+    seeds: list[SeedsEntry]
+    differences: list[DifferenceEntry]
+    geometry: list[dict[str, Any]]
     versions: dict[str, str]
 
 
-def describe_model(model_id: str, encoder: SentenceEncoder) -> ModelEntry:
-    """Record an encoder under the id by which results refer to it."""
-    return {
-        "id": model_id,
-        "path": encoder.source,
-        "weights_sha256": encoder.weights_sha256,
-        "pooling": encoder.pooling,
-        "head": encoder.head_name,
-        "normalize": encoder.normalize,
-        "dtype": str(encoder.dtype).removeprefix("torch."),
-        "max_length": encoder.max_length,
-    }
-
-
-def result_file(models: Sequence[ModelEntry], scores: Mapping[str, Sequence[StsScore]]) -> ResultFile:
-    """Assemble the result file.
-
-    Args:
-        models: The models' entries.
-        scores: Each model's scores, by the model's id.
+def averages(models: Iterable[ModelEntry], results: Sequence[ResultEntry]) -> list[AverageEntry]:
+    """The papers' averages of each model that has all tasks of one: the mean of the values rounded to two decimals.
 
     Returns:
-        The file's content, with the average `sts7` of each model that has all seven tasks.
+        `sts7` and `transfer7` entries, themselves unrounded; none for a model that lacks a task or has a null figure.
     """
-    averages = {model_id: sts7(of_model) for model_id, of_model in scores.items()}
-    return {
-        "models": list(models),
-        "results": [_result_entry(model_id, score) for model_id, of_model in scores.items() for score in of_model],
-        "averages": [
-            {"model": model_id, "name": "sts7", "value": value}
-            for model_id, value in averages.items()
-            if value is not None
-        ],
-        "versions": package_versions(_RECORDED_PACKAGES),
-    }
+    found: list[AverageEntry] = []
+    for model in models:
+        values = {
+            entry["task"]: entry["value"]
+            for entry in results
+            if entry["model"] == model["id"] and entry["metric"] != "f1" and entry["split"] == "test"
+        }
+        for name, tasks in AVERAGES.items():
+            complete = [value for task in tasks if (value := values.get(task)) is not None]
+            if len(complete) == len(tasks):
+                value = fmean(round(value, 2) for value in complete)
+                found.append({"model": model["id"], "name": name, "value": value})
+    return found
 
 
 def package_versions(packages: Iterable[str]) -> dict[str, str]:
@@ -131,24 +175,18 @@ def write_results(path: Path, results: ResultFile) -> None:
         temporary.write_text(json.dumps(results, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def _result_entry(model_id: str, score: StsScore) -> ResultEntry:
-    return {
-        "model": model_id,
-        "task": score.task.name,
-        "split": score.task.split,
-        "metric": score.metric,
-        "aggregation": score.aggregation,
-        "protocol": {"text": score.task.text, "classifier": None, "data_sha256": score.task.data_sha256},
-        "value": score.figure.value,
-        "reason": score.figure.reason,
-        "n": score.figure.n,
-        "ci95": None,
-        "subsets": {name: _subset_entry(figure) for name, figure in score.subsets.items()},
-    }
+def read_results(path: Path) -> ResultFile:
+    """Read a result file.
 
-
-def _subset_entry(figure: Figure) -> SubsetEntry:
-    entry: SubsetEntry = {"value": figure.value, "n": figure.n}
-    if figure.reason is not None:
-        entry["reason"] = figure.reason
-    return entry
+    Raises:
+        UserError: If there is none, or it is not one.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    except ValueError as error:
+        raise UserError(f"{path}: not valid JSON ({error})") from None
+    if not isinstance(content, dict) or not {"models", "results", "averages"} <= content.keys():
+        raise UserError(f"{path}: not a result file of simcse-eval --json")
+    return cast(ResultFile, content)

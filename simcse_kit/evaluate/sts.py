@@ -10,15 +10,14 @@ Legend of shapes: n pairs, D vector dimensions.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean
 from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from simcse_kit.data.sts import STS_TASKS, StsTask
+from simcse_kit.data.sts import StsTask
 
 Metric = Literal["spearman", "pearson"]
 Aggregation = Literal["all", "mean", "wmean"]
@@ -86,20 +85,9 @@ def score_tasks(
 ) -> list[StsScore]:
     """Score an encoder on several STS tasks with a single call to it; arguments as for `score_sts`."""
     return [
-        _score(task, similarities, metric, aggregation)
+        score_similarities(task, similarities, metric=metric, aggregation=aggregation)
         for task, similarities in zip(tasks, pair_similarities(encoder, tasks), strict=True)
     ]
-
-
-def sts7(scores: Iterable[StsScore]) -> float | None:
-    """The papers' average: the mean of the seven tasks' values, each rounded to two decimals first.
-
-    Returns:
-        The mean, itself unrounded; None if one of STS12-16, STS-B and SICK-R is missing or undefined.
-    """
-    values = {score.task.name: score.value for score in scores}
-    seven = [value for name in STS_TASKS if (value := values.get(name)) is not None]
-    return fmean(round(value, 2) for value in seven) if len(seven) == len(STS_TASKS) else None
 
 
 def pair_similarities(encoder: Encoder, tasks: Sequence[StsTask]) -> list[list[NDArray[np.float64]]]:
@@ -108,8 +96,7 @@ def pair_similarities(encoder: Encoder, tasks: Sequence[StsTask]) -> list[list[N
     Returns:
         For each task, for each of its subsets, the cosines [n].
     """
-    subsets = [subset for task in tasks for subset in task.subsets]
-    sentences = dict.fromkeys(text for subset in subsets for text in (*subset.sentences1, *subset.sentences2))
+    sentences = dict.fromkeys(sentence for task in tasks for sentence in task.sentences)
     row = {sentence: i for i, sentence in enumerate(sentences)}
     vectors = np.asarray(encoder.encode(list(sentences)))
 
@@ -154,9 +141,10 @@ def correlate(similarities: NDArray[np.float64], gold: NDArray[np.float64], metr
     return Figure(100 * float(result.statistic), n)
 
 
-def _score(
-    task: StsTask, similarities: Sequence[NDArray[np.float64]], metric: Metric, aggregation: Aggregation
+def score_similarities(
+    task: StsTask, similarities: Sequence[NDArray[np.float64]], *, metric: Metric, aggregation: Aggregation
 ) -> StsScore:
+    """Score predictions for a task, one array [n] a subset; other arguments as for `score_sts`."""
     subsets = {
         subset.name: correlate(predicted, subset.scores, metric)
         for subset, predicted in zip(task.subsets, similarities, strict=True)

@@ -8,7 +8,7 @@ from scipy import stats
 
 from simcse_kit.data.senteval import data_root
 from simcse_kit.data.sts import STS_TASKS, StsSubset, StsTask, load_sts_task
-from simcse_kit.evaluate.sts import Figure, StsScore, cosine_similarity, score_sts, score_tasks, sts7
+from simcse_kit.evaluate.sts import cosine_similarity, score_sts, score_tasks
 
 DATA = data_root()
 PROTOCOLS = [(metric, aggregation) for metric in ("spearman", "pearson") for aggregation in ("all", "mean", "wmean")]
@@ -137,20 +137,6 @@ def test_an_undefined_subset_leaves_the_concatenation_defined():
     score = score_sts(SPREAD, make_task(GOOD, FLAT), aggregation="all")
     assert score.value is not None
     assert score.subsets["flat"].value is None and score.subsets["good"].value is not None
-
-
-def seven(values):
-    tasks = [make_task(name=name) for name in STS_TASKS]
-    return [StsScore(t, "spearman", "all", Figure(v, 9), {}) for t, v in zip(tasks, values, strict=True)]
-
-
-def test_sts7_averages_two_decimals():
-    assert sts7(seven([70.004] * 6 + [70.006])) == pytest.approx(70.01 / 7 + 70 * 6 / 7, abs=1e-12)
-
-
-@pytest.mark.parametrize("scores", [seven([70.0] * 6 + [None]), seven([70.0] * 7)[1:], []])
-def test_sts7_needs_all_seven(scores):
-    assert sts7(scores) is None
 
 
 class BagOfWords:
