@@ -1,0 +1,1 @@
+"""Augmentations of the training text: of the text itself, and inside the encoder."""
