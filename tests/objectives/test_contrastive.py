@@ -2,80 +2,12 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from naive_losses import draw
 
-from simcse_kit.objectives import OBJECTIVES, info_nce
-
-ALPHA = math.log(2)
-
-
-def draw(views, rows, width=6, seed=0, dtype=torch.float64):
-    generator = torch.Generator().manual_seed(seed)
-    return [torch.randn(rows, width, generator=generator, dtype=dtype) for _ in range(views)]
-
-
-def cosine(u, v):
-    dot = sum(a * b for a, b in zip(u, v, strict=True))
-    return dot / math.sqrt(sum(a * a for a in u)) / math.sqrt(sum(b * b for b in v))
-
-
-def naive_info_nce(anchor, positive, negative=None, temperature=0.05, hard_negative_weight=0.0):
-    """Equations 1 and 5 of the SimCSE paper, number by number; alpha stands where equation 8 has it."""
-    total = 0.0
-    for i, query in enumerate(anchor):
-        own, others = math.exp(cosine(query, positive[i]) / temperature), 0.0
-        for j in range(len(anchor)):
-            others += math.exp(cosine(query, positive[j]) / temperature)
-            if negative is not None:
-                alpha = math.exp(hard_negative_weight) if i == j else 1.0
-                others += alpha * math.exp(cosine(query, negative[j]) / temperature)
-        total -= math.log(own / others)
-    return total / len(anchor)
-
-
-NAIVE = {"info_nce": naive_info_nce}
-CASES = {
-    "info_nce": [
-        (2, {}),
-        (2, {"temperature": 0.5}),
-        (3, {}),
-        (3, {"hard_negative_weight": ALPHA}),
-        (3, {"temperature": 0.2, "hard_negative_weight": -ALPHA}),
-    ]
-}
-
-
-@pytest.mark.parametrize(
-    ("name", "views", "options"), [(name, *case) for name, cases in CASES.items() for case in cases]
-)
-@pytest.mark.parametrize("rows", [1, 2, 7])
-def test_every_objective_equals_its_formula_written_as_loops(name, views, options, rows):
-    vectors = draw(views, rows)
-    terms = OBJECTIVES[name](**options)(vectors)
-    assert list(terms) == [name] and terms[name].shape == ()
-    assert terms[name].item() == pytest.approx(NAIVE[name](*(view.tolist() for view in vectors), **options), abs=1e-12)
-
-
-@pytest.mark.parametrize(
-    ("name", "views", "options"), [(name, *case) for name, cases in CASES.items() for case in cases]
-)
-def test_every_objective_has_the_gradient_of_its_value(name, views, options):
-    vectors = [view.requires_grad_() for view in draw(views, rows=3, width=4, seed=1)]
-    assert torch.autograd.gradcheck(lambda *inputs: OBJECTIVES[name](**options)(inputs)[name], vectors)
-
-
-def test_every_objective_is_covered():
-    assert OBJECTIVES.keys() == NAIVE.keys() == CASES.keys()
-
-
-@pytest.mark.parametrize("rows", [1, 4, 9])
-def test_equal_vectors_leave_the_logarithm_of_the_number_of_candidates(rows):
-    same = torch.ones(rows, 5)
-    assert info_nce(same, same).item() == pytest.approx(math.log(rows), abs=1e-6)
-    assert info_nce(same, same, same).item() == pytest.approx(math.log(2 * rows), abs=1e-6)
-    weighted = info_nce(same, same, same, hard_negative_weight=ALPHA).item()
-    assert weighted == pytest.approx(math.log(2 * rows + 1), abs=1e-6)  # the own negative counts twice, no other
+from simcse_kit.objectives import bilinear_info_nce, consistency, info_nce, nt_xent
+from simcse_kit.objectives.contrastive import BilinearInfoNCE
 
 
 def test_a_view_far_from_all_negatives_costs_nothing_and_one_closer_to_a_negative_costs_its_distance():
@@ -85,37 +17,64 @@ def test_a_view_far_from_all_negatives_costs_nothing_and_one_closer_to_a_negativ
     assert info_nce(basis, swapped, temperature=0.05).item() == pytest.approx(20.0, abs=1e-6)
 
 
-@settings(max_examples=30, deadline=None)
-@given(
-    seed=st.integers(0, 10_000),
-    rows=st.integers(1, 6),
-    views=st.sampled_from([2, 3]),
-    scale=st.floats(1e-3, 1e3),
-    weight=st.floats(-2, 2),
-)
-def test_lengths_a_common_rotation_and_the_order_of_rows_do_not_matter(seed, rows, views, scale, weight):
-    vectors = draw(views, rows, seed=seed)
-    options = {"hard_negative_weight": weight}
-    expected = pytest.approx(info_nce(*vectors, **options).item(), abs=1e-9)
-    lengths = draw(1, rows, width=1, seed=seed + 1)[0].abs() + 0.1
-    assert info_nce(*(view * lengths * scale for view in vectors), **options).item() == expected
-    rotation = torch.linalg.qr(draw(1, 6, seed=seed + 2)[0]).Q
-    assert info_nce(*(view @ rotation for view in vectors), **options).item() == expected
-    order = torch.randperm(rows, generator=torch.Generator().manual_seed(seed))
-    assert info_nce(*(view[order] for view in vectors), **options).item() == expected
+@given(rows=st.integers(1, 8), temperature=st.floats(0.02, 10))
+def test_rows_at_right_angles_count_by_the_temperature_alone(rows, temperature):
+    basis = torch.eye(8, dtype=torch.float64)[:rows]
+    other = math.exp(-1 / temperature)
+    options = {"temperature": temperature}
+    assert info_nce(basis, basis, **options).item() == pytest.approx(math.log1p((rows - 1) * other), abs=1e-12)
+    assert nt_xent(basis, basis, **options).item() == pytest.approx(math.log1p((2 * rows - 2) * other), abs=1e-12)
+    both = info_nce(basis, basis, basis, **options, symmetric=True).item()  # hard negatives in one direction only
+    directions = math.log1p(1 + (2 * rows - 2) * other), math.log1p((rows - 1) * other)
+    assert both == pytest.approx(sum(directions) / 2, abs=1e-12)
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_vectors_are_compared_in_single_precision(dtype):
-    vectors = [view.to(dtype) for view in draw(3, 16, width=32, dtype=torch.float32)]
-    loss = info_nce(*vectors)
-    assert loss.dtype == torch.float32
-    assert loss.item() == pytest.approx(info_nce(*(view.double() for view in vectors)).item(), abs=1e-5)
+def test_views_in_which_all_rows_are_equally_alike_are_consistent_however_alike():
+    assert consistency(torch.eye(5), torch.ones(5, 5)).item() == pytest.approx(0, abs=1e-6)
 
 
-def test_zero_vectors_have_a_finite_loss_and_gradient():
-    vectors = [torch.zeros(3, 4, requires_grad=True) for _ in range(2)]
-    loss = info_nce(*vectors)
-    loss.backward()
-    assert loss.item() == pytest.approx(math.log(3), abs=1e-6)
-    assert all(view.grad.isfinite().all() for view in vectors)
+def test_both_directions_are_the_mean_of_each_and_only_the_first_has_hard_negatives():
+    anchor, positive, negative = draw(3, 5)
+    forth, back = info_nce(anchor, positive, negative), info_nce(positive, anchor)
+    both = info_nce(anchor, positive, negative, symmetric=True)
+    assert both.item() == pytest.approx((forth + back).item() / 2, abs=1e-12)
+    assert info_nce(positive, anchor, symmetric=True).item() == pytest.approx(
+        info_nce(anchor, positive, symmetric=True).item(), abs=1e-12
+    )
+
+
+def test_conserts_published_value_is_the_sum_of_both_views_and_twice_the_papers():
+    first, second = draw(2, 6)
+    blocks = {
+        (a, b): torch.nn.functional.normalize(u) @ torch.nn.functional.normalize(v).T / 0.1
+        for a, u in (("a", first), ("b", second))
+        for b, v in (("a", first), ("b", second))
+    }
+    masked = 1e9 * torch.eye(6)
+    target = torch.arange(6)
+    published = sum(
+        torch.nn.functional.cross_entropy(torch.cat([blocks[a, b], blocks[a, a] - masked], dim=1), target)
+        for a, b in (("a", "b"), ("b", "a"))
+    )
+    assert nt_xent(first, second, reduction="sum").item() == pytest.approx(published.item(), abs=1e-12)
+    assert nt_xent(first, second).item() == pytest.approx(published.item() / 2, abs=1e-12)
+
+
+def test_the_bilinear_score_starts_as_a_scaled_dot_product_and_turns_with_its_matrix():
+    u, v, rotation, other = draw(2, 5, width=4) + draw(2, 4, width=4, seed=1)
+    start = BilinearInfoNCE(width=4).double()
+    scaled = torch.nn.functional.cross_entropy(u @ v.T / 2, torch.arange(5))  # 2 = sqrt(4)
+    assert start([u, v])["bilinear_info_nce"].item() == pytest.approx(scaled.item(), abs=1e-12)
+
+    rotation, other = torch.linalg.qr(rotation).Q, torch.linalg.qr(other).Q
+    matrix = draw(1, 4, width=4, seed=2)[0]
+    turned = bilinear_info_nce(u @ rotation, v @ other, rotation.T @ matrix @ other)
+    assert turned.item() == pytest.approx(bilinear_info_nce(u, v, matrix).item(), abs=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_consistency_is_positive_and_nothing_where_the_second_view_is_the_first_one_turned(seed):
+    first, second, rotation = *draw(2, 6, seed=seed), torch.linalg.qr(draw(1, 6, seed=seed + 9)[0]).Q
+    assert consistency(first, second).item() > 0.01
+    assert consistency(first, first @ rotation).item() == pytest.approx(0, abs=1e-9)
+    assert consistency(first[:2], second[:2]).item() == 0  # there is one other row to choose, in both views

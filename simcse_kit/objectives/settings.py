@@ -1,0 +1,184 @@
+"""The settings of every objective, one section of a recipe's ``objectives`` each, and what it needs of the recipe.
+
+The keys, their meaning and their defaults are those of the functions of the same name; nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal, get_args
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+Over = Literal["columns", "views"]
+"""What an objective's views are: the columns of a row, or versions of one text."""
+LabelKind = Literal["class", "score"]
+"""What it learns from: class ids (int64), or gold scores (float)."""
+Distance = Literal["euclidean", "cosine"]
+"""How far apart two vectors are; cosine: 1 - cosine."""
+Feature = Literal["u", "v", "|u-v|", "u*v", "max(u,v)^2"]
+"""What a classifier sees of two vectors, dimension by dimension."""
+
+_Positive = Annotated[float, Field(gt=0.0)]
+_EITHER: frozenset[Over] = frozenset({"columns", "views"})
+_COLUMNS: frozenset[Over] = frozenset({"columns"})
+_VIEWS: frozenset[Over] = frozenset({"views"})
+
+
+class ObjectiveSection(BaseModel):
+    """What all sections share.
+
+    Attributes:
+        name: Its name in the recipe and in ``OBJECTIVES``.
+        weight: What its terms count in the sum; the objective itself does not know it.
+        min_views: The fewest views it takes.
+        max_views: The most views it takes.
+        over: What these views may be.
+        labels: What it learns from beside them; None for nothing.
+        num_classes: How many classes its labels have; None where they are no classes.
+        learned: Whether it has parameters of its own, for which it is told the vectors' width.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    min_views: ClassVar[int] = 2
+    max_views: ClassVar[int] = 2
+    over: ClassVar[frozenset[Over]]
+    labels: ClassVar[LabelKind | None] = None
+    num_classes: ClassVar[int | None] = None
+    learned: ClassVar[bool] = False
+
+    name: str
+    weight: _Positive = 1.0
+
+
+class InfoNCESettings(ObjectiveSection):
+    """Anchor and positive, or anchor, positive and hard negative; two versions of a text are the first two."""
+
+    max_views: ClassVar[int] = 3
+    over: ClassVar[frozenset[Over]] = _EITHER
+
+    name: Literal["info_nce"] = "info_nce"
+    temperature: _Positive = 0.05
+    hard_negative_weight: float = 0.0
+    symmetric: bool = False
+
+
+class NTXentSettings(ObjectiveSection):
+    """Two versions of a text, or anchor and positive."""
+
+    over: ClassVar[frozenset[Over]] = _EITHER
+
+    name: Literal["nt_xent"] = "nt_xent"
+    temperature: _Positive = 0.1
+    reduction: Literal["mean", "sum"] = "mean"
+
+
+class BilinearInfoNCESettings(ObjectiveSection):
+    """Anchor and positive, such as a sentence and the next one, or two versions of a text."""
+
+    over: ClassVar[frozenset[Over]] = _EITHER
+    learned: ClassVar[bool] = True
+
+    name: Literal["bilinear_info_nce"] = "bilinear_info_nce"
+
+
+class ConsistencySettings(ObjectiveSection):
+    """Two versions of a text."""
+
+    over: ClassVar[frozenset[Over]] = _VIEWS
+
+    name: Literal["consistency"] = "consistency"
+    temperature: _Positive = 0.05
+
+
+class SoftmaxSettings(ObjectiveSection):
+    """Premise and hypothesis, labelled contradiction 0, entailment 1, neutral 2."""
+
+    over: ClassVar[frozenset[Over]] = _COLUMNS
+    labels: ClassVar[LabelKind | None] = "class"
+    num_classes: ClassVar[int | None] = 3
+    learned: ClassVar[bool] = True
+
+    name: Literal["softmax"] = "softmax"
+    features: Annotated[tuple[Feature, ...], Field(min_length=1)] = ("u", "v", "|u-v|")
+
+
+class CosineRegressionSettings(ObjectiveSection):
+    """Two sentences and their gold score in [0, max_score]."""
+
+    over: ClassVar[frozenset[Over]] = _COLUMNS
+    labels: ClassVar[LabelKind | None] = "score"
+
+    name: Literal["cosine_regression"] = "cosine_regression"
+    max_score: _Positive = 5.0
+
+
+class TripletSettings(ObjectiveSection):
+    """Anchor, positive and negative."""
+
+    min_views: ClassVar[int] = 3
+    max_views: ClassVar[int] = 3
+    over: ClassVar[frozenset[Over]] = _COLUMNS
+
+    name: Literal["triplet"] = "triplet"
+    margin: Annotated[float, Field(ge=0.0)] = 1.0
+    distance: Distance = "euclidean"
+
+
+class MarginContrastiveSettings(ObjectiveSection):
+    """Two sentences, labelled similar (1) or not (0)."""
+
+    over: ClassVar[frozenset[Over]] = _COLUMNS
+    labels: ClassVar[LabelKind | None] = "class"
+    num_classes: ClassVar[int | None] = 2
+
+    name: Literal["margin_contrastive"] = "margin_contrastive"
+    margin: _Positive = 1.0
+    distance: Distance = "euclidean"
+
+
+class CosentSettings(ObjectiveSection):
+    """Two sentences and their gold score, of which only the order counts."""
+
+    over: ClassVar[frozenset[Over]] = _COLUMNS
+    labels: ClassVar[LabelKind | None] = "score"
+
+    name: Literal["cosent"] = "cosent"
+    scale: _Positive = 20.0
+
+
+class AngleSettings(ObjectiveSection):
+    """Two sentences and their gold score, of which only the order counts."""
+
+    over: ClassVar[frozenset[Over]] = _COLUMNS
+    labels: ClassVar[LabelKind | None] = "score"
+
+    name: Literal["angle"] = "angle"
+    scale: _Positive = 20.0
+
+
+def _named(section: Any) -> Any:
+    """A section of a recipe without a name is ``info_nce``."""
+    return {"name": "info_nce", **section} if isinstance(section, dict) else section
+
+
+ObjectiveSettings = Annotated[
+    InfoNCESettings
+    | NTXentSettings
+    | BilinearInfoNCESettings
+    | ConsistencySettings
+    | SoftmaxSettings
+    | CosineRegressionSettings
+    | TripletSettings
+    | MarginContrastiveSettings
+    | CosentSettings
+    | AngleSettings,
+    Field(discriminator="name"),
+    BeforeValidator(_named),
+]
+"""The section of any objective, told apart by its name."""
+
+SECTIONS: dict[str, type[ObjectiveSection]] = {
+    section.model_fields["name"].default: section for section in get_args(get_args(ObjectiveSettings)[0])
+}
+"""The section of each objective by its name."""
