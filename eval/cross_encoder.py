@@ -92,7 +92,7 @@ def _trainer(
     from sentence_transformers.cross_encoder.losses import BinaryCrossEntropyLoss
 
     columns, development = _columns(train), _columns(dev)
-    pairs = list(zip(development["sentence1"], development["sentence2"], strict=True))
+    pairs = [list(pair) for pair in zip(development["sentence1"], development["sentence2"], strict=True)]
     arguments = CrossEncoderTrainingArguments(
         output_dir=output,
         num_train_epochs=epochs,
