@@ -48,9 +48,9 @@ def train(
     seed: Annotated[int, typer.Option(help="Of the classifier's weights, the order of the pairs, dropout.")] = 42,
 ) -> None:
     """Train a cross-encoder on STS-B train and keep the best by STS-B dev."""
-    from simcse_kit.cli.whiten import check_new_directory
     from simcse_kit.data.sts import load_sts_task
     from simcse_kit.locate import locate
+    from simcse_kit.output import check_new_directory
 
     check_new_directory(output)
     train_task, dev_task = (load_sts_task("STSB", [data], split=split, text=text) for split in ("train", "dev"))

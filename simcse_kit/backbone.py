@@ -132,6 +132,10 @@ def write_backbone(
         setattr(config, key, rate)
     config.output_hidden_states = hidden_states
     config.dtype = dtype
+    if backbone.tokenizer.is_fast:
+        # Else the file would cut and pad as the last call here did, for whoever opens it with `tokenizers` itself.
+        backbone.tokenizer.backend_tokenizer.no_truncation()
+        backbone.tokenizer.backend_tokenizer.no_padding()
     with quiet():
         model.save_pretrained(directory, state_dict=state)
         config.save_pretrained(directory)

@@ -1,8 +1,9 @@
-"""Output files that are there whole or not at all."""
+"""Output files and directories that are there whole or not at all."""
 
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,3 +42,31 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_new_directory(path: Path) -> None:
+    """See that a directory can be made at `path`, before the work that it will hold is done.
+
+    Raises:
+        UserError: If something is there, other than an empty directory, or its folder is missing or not writable.
+    """
+    if not path.is_dir() and not path.exists():
+        check_output(path)
+    elif not path.is_dir() or any(path.iterdir()):
+        raise UserError(f"{path}: is there already; name a new directory")
+
+
+@contextmanager
+def new_directory(path: Path) -> Iterator[Path]:
+    """Fill a directory under a temporary name beside `path`, which it takes when the block ends without an exception.
+
+    Yields:
+        The temporary path, to be made and filled in the block.
+    """
+    path = path.absolute()
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
+from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 import simcse_kit
@@ -385,3 +386,11 @@ def test_the_hash_is_that_of_the_weights(minilm, bert):
     torch.nn.init.ones_(encoder.head.linear.weight)
     encoder.save_pretrained(bert)
     assert open_encoder(bert).weights_sha256 not in hashes
+
+
+def test_the_tokenizer_is_saved_without_the_cut_of_the_last_call(bert, tmp_path, sentences):
+    encoder = SentenceEncoder.from_pretrained(bert)
+    encoder.encode(sentences, max_length=5)
+    encoder.save_pretrained(tmp_path / "saved")
+    saved = Tokenizer.from_file(str(tmp_path / "saved" / "tokenizer.json"))
+    assert saved.truncation is None and saved.padding is None

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -20,7 +17,7 @@ from simcse_kit.cli.common import (
     open_encoder,
     run,
 )
-from simcse_kit.errors import UserError
+from simcse_kit.output import check_new_directory, new_directory
 
 app = command_app()
 
@@ -76,36 +73,6 @@ def whiten(
 def main(args: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     return run(app, args)
-
-
-def check_new_directory(path: Path) -> None:
-    """See that a directory can be made at `path`, before the work that it will hold is done.
-
-    Raises:
-        UserError: If something is there, other than an empty directory, or its folder is missing or not writable.
-    """
-    from simcse_kit.output import check_output
-
-    if not path.is_dir() and not path.exists():
-        check_output(path)
-    elif not path.is_dir() or any(path.iterdir()):
-        raise UserError(f"-o {path}: is there already; name a new directory")
-
-
-@contextmanager
-def new_directory(path: Path) -> Iterator[Path]:
-    """Fill a directory under a temporary name beside `path`, which it takes when the block ends without an exception.
-
-    Yields:
-        The temporary path, to be made and filled in the block.
-    """
-    path = path.absolute()
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 if __name__ == "__main__":

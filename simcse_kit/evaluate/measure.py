@@ -38,6 +38,7 @@ from simcse_kit.evaluate.results import (
     package_versions,
 )
 from simcse_kit.evaluate.sts import Aggregation, Encoder, Figure, Metric, pair_similarities, score_similarities
+from simcse_kit.evaluate.systems import RANDOM, parse_system
 from simcse_kit.evaluate.transfer import Classifier, TransferScore, score_transfer
 from simcse_kit.progress import progress_display
 
@@ -102,7 +103,7 @@ def describe(model_id: str, system: System) -> ModelEntry:
         "normalize": system.normalize,
         "dtype": str(system.dtype).removeprefix("torch."),
         "max_length": system.max_length,
-        "training": training_of(Path(system.source)),
+        "training": training_of(_trained_in(system.source)),
     }
 
 
@@ -118,10 +119,10 @@ def measure(model: ModelEntry, system: Encoder | PairScorer, plan: Plan, *, show
     Raises:
         UserError: If the model is a cross-encoder and transfer tasks are asked for.
     """
-    seen = read_fingerprints(Path(model["path"]))
+    seen = read_fingerprints(_trained_in(model["path"]))
     if isinstance(system, PairScorer):
         if plan.transfer:
-            raise UserError(f"{model['path']}: a cross-encoder has no vectors for transfer tasks; ask for STS tasks")
+            raise UserError(f"{model['path']}: a cross-encoder has no vectors for transfer tasks; leave it out")
         similarities = scored_pairs(system, plan.sts, show_progress=show_progress)
         return Measurement(model, _sts_entries(model["id"], similarities, plan, seen), [], similarities)
     vectors = _Vectors(_ShowingProgress(system) if show_progress else system, plan.sentences)
@@ -165,6 +166,12 @@ def result_file(measurements: Sequence[Measurement], plan: Plan, *, as_seeds: bo
         "geometry": [entry for measurement in measurements for entry in measurement.geometry],
         "versions": package_versions(RECORDED_PACKAGES),
     }
+
+
+def _trained_in(source: str) -> Path:
+    """The run directory of a system; of random weights, which no run has trained, a name that is none."""
+    kind, model, _ = parse_system(source)
+    return Path(source if kind == RANDOM else model)
 
 
 def training_of(directory: Path) -> TrainingEntry | None:

@@ -25,8 +25,7 @@ if TYPE_CHECKING:
     from simcse_kit.evaluate.cross_encoder import PairScorer
     from simcse_kit.evaluate.word_vectors import WordVectors
 
-    Embedder: TypeAlias = SentenceEncoder | WordVectors
-    System: TypeAlias = Embedder | PairScorer
+    System: TypeAlias = SentenceEncoder | WordVectors | PairScorer
 
 WORDS, RANDOM, CROSS_ENCODER, ENCODER = "words", "random", "cross-encoder", "encoder"
 DEFAULT_SEED = 42
@@ -165,21 +164,6 @@ def random_encoder(
                 layer.reset_parameters()
     encoder.weight_files = []
     return encoder.to(place)
-
-
-def require_vectors(system: System, purpose: str) -> Embedder:
-    """Return a system that encodes sentences.
-
-    Raises:
-        UserError: If it is a cross-encoder, which has no vectors for ``purpose``.
-    """
-    from simcse_kit.evaluate.cross_encoder import PairScorer
-
-    if isinstance(system, PairScorer):
-        raise UserError(
-            f"{system.source}: a cross-encoder has no sentence vectors, which {purpose} needs; leave it out"
-        )
-    return system
 
 
 def _refuse(name: str, it_has: str, **options: object) -> None:

@@ -165,4 +165,4 @@ def test_training_keeps_the_best_epoch_by_dev(tiny_checkpoint, stsb, tmp_path, n
     assert f"{output}: STS-B dev {spearman:.2f} (Spearman x100)" in capsys.readouterr().out
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "trained"]
     assert command.main(arguments) == 2
-    assert capsys.readouterr().err == f"error: -o {output}: is there already; name a new directory\n"
+    assert capsys.readouterr().err == f"error: {output}: is there already; name a new directory\n"

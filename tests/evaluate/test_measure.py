@@ -4,10 +4,13 @@ import json
 
 import numpy as np
 import pytest
+from scipy.stats import spearmanr
 
 from simcse_kit.data.overlap import fingerprints, write_fingerprints
 from simcse_kit.data.sts import StsSubset, StsTask
+from simcse_kit.errors import UserError
 from simcse_kit.evaluate.bootstrap import correlation_interval, paired_difference
+from simcse_kit.evaluate.cross_encoder import PairScorer
 from simcse_kit.evaluate.geometry import geometry
 from simcse_kit.evaluate.measure import Plan, measure, result_file, training_of
 from simcse_kit.evaluate.sts import pair_similarities, score_sts
@@ -105,6 +108,35 @@ def test_seeds_take_the_place_of_differences(tasks):
     values = [r["value"] for r in results["results"] if r["task"] == "STSB"]
     (seeds,) = [s for s in results["seeds"] if s["task"] == "STSB"]
     assert (seeds["mean"], seeds["std"]) == (pytest.approx(np.mean(values)), pytest.approx(np.std(values, ddof=1)))
+
+
+class Scorer(PairScorer):
+    """Scores a pair by the length of its texts."""
+
+    def __init__(self):
+        pass
+
+    def score(self, pairs, *, show_progress=False):
+        return np.array([float(hash(pair) % 97) for pair in pairs])
+
+
+def test_a_cross_encoder_has_figures_but_no_geometry_and_no_transfer_tasks(tasks):
+    plan = Plan(tasks)
+    measured = measure(entry(0, "cross-encoder:x"), Scorer(), plan)
+    gold = tasks[1].subsets[0]
+    scores = Scorer().score(list(zip(gold.sentences1, gold.sentences2, strict=True)))
+    assert measured.results[1]["value"] == pytest.approx(100 * spearmanr(scores, gold.scores)[0])
+    assert measured.geometry == []
+    with pytest.raises(UserError, match="cross-encoder:x: a cross-encoder has no vectors for transfer tasks"):
+        measure(entry(0, "cross-encoder:x"), Scorer(), Plan(tasks, transfer=[None]))
+
+
+def test_a_model_behind_a_prefix_is_looked_for_in_its_own_directory(tasks, tmp_path):
+    write_fingerprints(tmp_path, fingerprints([tasks[0].subsets[0].sentences1[:1]]), None)
+    trained = measure(entry(0, f"cross-encoder:{tmp_path}"), Scorer(), Plan(tasks)).results[0]["overlap"]
+    assert trained["train_rows"] == 1
+    fresh = measure(entry(0, f"random:{tmp_path}"), Encoder(0), Plan(tasks)).results[0]["overlap"]
+    assert fresh is None
 
 
 def test_the_overlap_with_the_training_text_is_counted_for_every_task(tasks, tmp_path):

@@ -13,7 +13,6 @@ from simcse_kit.evaluate.systems import (
     open_system,
     parse_system,
     random_encoder,
-    require_vectors,
 )
 from simcse_kit.evaluate.word_vectors import WordVectors
 
@@ -111,16 +110,6 @@ def test_options_reach_the_system_or_are_refused(tiny_checkpoint, words, cross_e
         (option,) = options
         with pytest.raises(UserError, match=rf"^{name}: .* no {option} to choose"):
             open_system(name, **options)
-
-
-def test_only_a_cross_encoder_has_no_vectors(tiny_checkpoint, words, cross_encoder):
-    for name in (f"words:{words}", str(tiny_checkpoint("bert"))):
-        system = open_system(name)
-        assert require_vectors(system, "transfer") is system
-    with pytest.raises(
-        UserError, match=r"^cross-encoder:.* has no sentence vectors, which transfer needs; leave it out$"
-    ):
-        require_vectors(open_system(f"cross-encoder:{cross_encoder}"), "transfer")
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta", "modernbert"])
