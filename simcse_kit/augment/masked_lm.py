@@ -43,8 +43,7 @@ class MaskedLMSubstitution:
             UserError: If there is no such model, or it has no masked language modelling head.
         """
         opened, self._tokenizer = _open(locate(model))
-        self._device = parse_device(device)
-        self._model = opened.to(self._device).eval()
+        self._model = opened.to(parse_device(device)).eval()
         self._limit = min(self._tokenizer.model_max_length, position_limit(opened.base_model))
         self._rate, self._sample = rate, sample
         self._word_of = _whole_words(self._tokenizer)
@@ -107,9 +106,8 @@ class MaskedLMSubstitution:
     @torch.no_grad()
     def _logits(self, masked: list[str]) -> tuple[Tensor, list[int]]:
         """The logits at all mask tokens, text by text, on the CPU [M, V], and how many of them each text has."""
-        tokens = self._tokenizer(masked, padding=True, truncation=True, max_length=self._limit, return_tensors="pt").to(
-            self._model.device
-        )
+        tokens = self._tokenizer(masked, padding=True, truncation=True, max_length=self._limit, return_tensors="pt")
+        tokens = tokens.to(self._model.device)
         is_mask = tokens["input_ids"] == self._tokenizer.mask_token_id  # [B, T]
         logits = self._model(**tokens).logits[is_mask]
         return logits.float().cpu(), is_mask.sum(1).tolist()

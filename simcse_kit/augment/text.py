@@ -59,7 +59,7 @@ def delete_one_word(text: str, generator: Generator) -> str:
 
 
 def word_repetition(text: str, generator: Generator, *, rate: float) -> str:
-    """Say some words twice in a row (ESimCSE, Wu et al. 2022, equations 4 and 5).
+    """Say some words twice in a row ("word repetition" of ESimCSE, Wu et al. 2022).
 
     The paper repeats subwords, which a text has none of yet; here whole words are repeated.
 
@@ -140,7 +140,7 @@ def _open_masked_lm(**settings: Any) -> BatchAugmentation:
     return MaskedLMSubstitution(**settings)
 
 
-# The defaults are those that did best in SimCSE's Table 1 and in ESimCSE's Table 5.
+# The default rates are those that did best in SimCSE's Table 1, and ESimCSE's.
 TEXT_AUGMENTATIONS = {
     "crop": TextAugmentation(_each(crop), {"rate": 0.1}),
     "word_deletion": TextAugmentation(_each(word_deletion), {"rate": 0.1}),

@@ -129,6 +129,8 @@ def test_the_end_of_a_text_longer_than_the_model_stays(masked_lm):
     places = changed("cat " * 300, text)
     assert 30 <= len(places) <= 94  # of 96 tokens, two are [CLS] and [SEP]
     assert max(places) < 94
+    only_at_the_end = "- " * 150 + "cat"
+    assert augment([only_at_the_end], seeded(0)) == [only_at_the_end]
 
 
 def test_encoders_without_the_head_are_refused(tiny_checkpoint, tmp_path):

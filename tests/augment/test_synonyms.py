@@ -23,6 +23,7 @@ SYNSETS = {
         ["thing"],
         ["inch", "in"],
         ["Dog", "Sirius"],
+        ["snow", *(f"white{number}" for number in range(17))],  # the count of 18 is hexadecimal in the file
     ],
     "verb": [["walk", "go"], ["dog", "chase", "track"]],
     "adj": [["alone(p)", "lonely(a)"], ["Quiet", "still"]],
@@ -80,6 +81,7 @@ def seeded(seed):
         ("in", []),
         ("quickly", ["fast"]),
         ("nobody", []),
+        ("snow", sorted(f"white{number}" for number in range(17))),
         ("", []),
     ],
 )

@@ -100,16 +100,18 @@ def test_every_outcome_is_equally_likely(augment, settings, outcomes):
     assert chisquare([drawn[outcome] for outcome in outcomes]).pvalue > 1e-4
 
 
-def test_repetition_draws_how_many_and_then_which():
-    drawn = draws(word_repetition, "a b c d e", 6000, rate=0.75)  # up to floor(3.75) = 3 words
-    by_number = Counter()
+@pytest.mark.parametrize(
+    ("words", "rate", "most"), [("abcde", 0.75, 3), ("abcde", 0.32, 2), ("abc", 0.0, 2), ("a", 0.32, 1)]
+)
+def test_repetition_draws_how_many_and_then_which(words, rate, most):
+    drawn = draws(word_repetition, " ".join(words), 6000, rate=rate)
+    by_number = [[] for _ in range(most + 1)]
     for text, number in drawn.items():
-        by_number[len(text.split()) - 5] += number
-    assert sorted(by_number) == [0, 1, 2, 3]
-    assert chisquare(list(by_number.values())).pvalue > 1e-4
-    pairs = [number for text, number in drawn.items() if len(text.split()) == 7]
-    assert len(pairs) == math.comb(5, 2)
-    assert chisquare(pairs).pvalue > 1e-4
+        by_number[len(text.split()) - len(words)].append(number)
+    assert chisquare([sum(numbers) for numbers in by_number]).pvalue > 1e-4
+    for repeated, numbers in enumerate(by_number):
+        assert len(numbers) == math.comb(len(words), repeated)
+        assert len(numbers) == 1 or chisquare(numbers).pvalue > 1e-4
 
 
 @pytest.mark.parametrize("name", BY_WORD)
