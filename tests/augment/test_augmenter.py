@@ -102,7 +102,7 @@ def alone(encoder, ids, cut=None, scale=1.0):
 
 @pytest.mark.parametrize("augmentation", CUTOFFS, ids=described)
 def test_a_cutoff_zeroes_what_it_should_and_leaves_the_attention_mask(watched, sentences, augmentation):
-    ids, mask = watched.batch(sentences)
+    ids, mask = watched.batch(sentences[::2])
     vectors = watched.views([None, augmentation, None], ids, mask)
     clean, augmented = watched.clean.chunk(3)[1], watched.augmented.chunk(3)[1]
     assert torch.equal(watched.inputs["attention_mask"], mask.repeat(3, 1))
@@ -129,13 +129,14 @@ def test_a_cutoff_zeroes_what_it_should_and_leaves_the_attention_mask(watched, s
     assert (vectors[1] - vectors[0]).abs().amax(dim=1)[mask.sum(1) > 2].min() > 1e-3
 
 
-@pytest.mark.parametrize("augmentation", ALL, ids=described)
-def test_clean_rows_of_a_mixed_batch_are_those_of_a_clean_one(watched, sentences, augmentation):
-    ids, mask = watched.batch(sentences)
-    clean = watched.views([None, None, None], ids, mask)
-    mixed = watched.views([None, augmentation, None], ids, mask)
-    assert torch.equal(mixed[[0, 2]], clean[[0, 2]])
-    assert not torch.equal(mixed[1], clean[1])
+def test_clean_rows_of_a_mixed_batch_are_those_of_a_clean_one(watched, sentences):
+    ids, mask = watched.batch(sentences[:6])
+    clean = watched.views([None] * (len(ALL) + 2), ids, mask)
+    first, *augmented, last = watched.views([None, *ALL, None], ids, mask)
+    assert torch.equal(first, clean[0])
+    assert torch.equal(last, clean[-1])
+    for augmentation, view in zip(ALL, augmented, strict=True):
+        assert (view - clean[0]).abs().max() > 1e-3, augmentation
 
 
 @pytest.mark.parametrize("augmentation", CUTOFFS, ids=described)
@@ -263,7 +264,7 @@ def test_shuffling_is_permuting_the_position_ids(opened, sentences, spied, famil
     for layer, shuffled, clean in zip(both, *expected, strict=True):
         got_clean, got_shuffled = layer.chunk(2)
         assert ((got_shuffled - shuffled) * mask.unsqueeze(-1)).abs().max() < 1e-4
-        assert ((got_clean - clean) * mask.unsqueeze(-1)).abs().max() < 1e-5
+        assert (got_clean - clean).abs().max() < 1e-5
 
 
 def test_published_shuffling_differs_only_where_positions_have_an_offset(watched, sentences):
@@ -347,6 +348,7 @@ def test_an_adversarial_view_trains_the_embeddings_and_shares_their_dropout(tiny
         clean = watched.encoder(ids, mask)
     noise = adversarial_noise(clean.square().sum(), recorded[0])
     vectors = perturbed(watched, ids, mask, recorded[0] + noise)
+    assert len(recorded) == 1
     assert not torch.equal(watched.clean, recorded[0])  # another mask was drawn, and not used
     assert torch.equal(watched.augmented, recorded[0] + noise)
     vectors.sum().backward()
