@@ -13,7 +13,7 @@ nothing else, x100. The protocol is SentEval's, with the settings of SimCSE's te
 - Folds are stratified and shuffled with seed 1111.
 
 The classifier `senteval` is SentEval's own, early-stopped Adam; `linear` is the convex optimum on the same folds and
-with the same penalties, in a fraction of the time. Their figures differ by tenths of a point and are not comparable.
+with the same penalties. Their figures differ, by up to two points where there are few samples, and are not comparable.
 
 This was written from knowledge of SentEval's code and was not compared with a run of it. Known differences: SentEval
 computes on a GPU, with sums in another order, and rounds each fold's accuracy to two decimals before it averages.
