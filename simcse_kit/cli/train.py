@@ -38,15 +38,20 @@ def simcse_train(
     The best model, the resolved recipe, run.json and metrics.jsonl go to the recipe's output_dir. On several GPUs:
     accelerate launch -m simcse_kit.cli.train RECIPE.yaml
     """
-    from simcse_kit.train.recipe import load_recipe
+    from simcse_kit.train.recipe import stage_recipes
+    from simcse_kit.train.recipe_file import load_recipe
 
-    loaded = load_recipe(recipe, overrides)
+    runs = stage_recipes(load_recipe(recipe, overrides))
     if check:
         from simcse_kit.train.plan import describe
 
-        print("\n".join(describe(loaded)))
+        print("\n\n".join("\n".join(describe(each)) for each in runs))
         return 0
-    return _train(loaded, resume=resume, overwrite=overwrite, quiet=quiet)
+    for each in runs:
+        code = _train(each, resume=resume, overwrite=overwrite, quiet=quiet)
+        if code:
+            return code
+    return 0
 
 
 def _train(recipe: Recipe, *, resume: bool, overwrite: bool, quiet: bool) -> int:

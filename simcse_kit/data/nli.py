@@ -14,6 +14,9 @@ Triplet = tuple[str, str, str]
 """(anchor, entailment, contradiction)"""
 
 _LABELS = {"0": "entailment", "1": "neutral", "2": "contradiction"}  # ids of SNLI and MultiNLI on the hub
+NLI_CLASSES = {"contradiction": 0, "entailment": 1, "neutral": 2}
+"""Class ids, in the order of SBERT's softmax."""
+
 _NO_GOLD = ("-", "-1", "")  # the annotators did not agree
 
 
@@ -57,6 +60,22 @@ def triplets_from_pairs(
             f"no triplets: of {len(hypotheses_of)} premises none has both an entailment and a contradiction"
         )
     return triplets
+
+
+def classes_of_pairs(labels: Sequence[str | int]) -> list[int | None]:
+    """Turn the labels of NLI pairs into class ids.
+
+    Args:
+        labels: n labels, as for ``triplets_from_pairs``.
+
+    Returns:
+        n ids of ``NLI_CLASSES``; None for a row without gold label.
+
+    Raises:
+        UserError: for a label that is none of these (row named).
+    """
+    names = [_label_name(label, row) for row, label in enumerate(labels, start=1)]
+    return [None if name is None else NLI_CLASSES[name] for name in names]
 
 
 def _label_name(label: str | int, row: int) -> str | None:

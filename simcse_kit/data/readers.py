@@ -47,7 +47,7 @@ def read_columns(
     read: Columns = {column: [] for column in columns}
     texts = list(read.values())
     cell_of = [as_label if column in labels else as_text for column in columns]
-    for name in _expand(source):
+    for name in expand(source):
         before = len(texts[0])
         left = None if limit is None else limit - before
         for row in islice(_rows(name, columns, left), left):
@@ -70,15 +70,19 @@ def data_sha256(source: Source) -> dict[str, str]:
     Raises:
         UserError: for a source that is missing or out of reach.
     """
-    return {str(name): _sha256(name) for name in _expand(source)}
+    return {str(name): _sha256(name) for name in expand(source)}
 
 
-def _expand(source: Source) -> list[str | Path]:
-    """Return the files and the named data sets that a source stands for: a ``Path`` for every local file."""
+def expand(source: Source) -> list[str | Path]:
+    """Return the files and the named data sets that a source stands for: a ``Path`` for every local file.
+
+    Raises:
+        UserError: for a file that is not there, a glob without a match, a directory, and an empty list.
+    """
     if not isinstance(source, str | Path):
         if not source:
             raise UserError("the list of data files is empty")
-        return list(chain.from_iterable(_expand(item) for item in source))
+        return list(chain.from_iterable(expand(item) for item in source))
     if isinstance(source, str) and (source == SCENES or source.startswith(("hf://", "hub:"))):
         return [source]
     path = Path(source).expanduser()

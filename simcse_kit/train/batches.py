@@ -3,37 +3,40 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from simcse_kit.batching import pad
-from simcse_kit.data.nli import triplets_from_pairs
+from simcse_kit.data.documents import WINDOWS, document_lines, positives_from_documents
+from simcse_kit.data.nli import classes_of_pairs, triplets_from_pairs
 from simcse_kit.data.overlap import Fingerprints, fingerprints
-from simcse_kit.data.readers import read_columns
-from simcse_kit.encoder import SentenceEncoder
+from simcse_kit.data.readers import expand, read_columns
+from simcse_kit.data.sts import load_evaluation
 from simcse_kit.errors import UserError
 from simcse_kit.train.recipe import DataSection, TrainSection
 
 
 @dataclass(frozen=True)
 class TrainingRows:
-    """Texts by view.
+    """Texts by column, and what is known of each row beside them.
 
     Attributes:
-        views: For each view the text of every row; all equally long. Two dropout views of one text are the same list.
+        texts: For each column the text of every row; all equally long.
+        labels: Class ids (int64) or gold scores (float32), [rows]; None where rows have no label.
     """
 
-    views: tuple[list[str], ...]
+    texts: tuple[list[str], ...]
+    labels: Tensor | None = None
 
     def __len__(self) -> int:
-        return len(self.views[0])
+        return len(self.texts[0])
 
     def fingerprints(self) -> Fingerprints:
-        """Fingerprints of the text, a column for each text of a row that differs: [rows, columns]."""
-        return fingerprints(list({id(view): view for view in self.views}.values()))
+        """Fingerprints of the text, [rows, columns]."""
+        return fingerprints(self.texts)
 
 
 def read_rows(data: DataSection, seed: int) -> TrainingRows:
@@ -42,13 +45,61 @@ def read_rows(data: DataSection, seed: int) -> TrainingRows:
     Raises:
         UserError: If a file, column or cell is not as it should be.
     """
-    if data.convert == "nli_triplets":
-        premises, hypotheses, labels = read_columns(data.train, data.columns, labels=data.columns[2:]).values()
-        triplets = triplets_from_pairs(premises, hypotheses, labels, seed=seed)
-        anchors, positives, negatives = (list(column) for column in zip(*triplets, strict=True))
-        return TrainingRows((anchors, positives, negatives))
-    columns = list(read_columns(data.train, data.columns).values())
-    return TrainingRows((columns[0], columns[0]) if len(columns) == 1 else tuple(columns))
+    match data.convert:
+        case "nli_triplets":
+            return TrainingRows(_columns(triplets_from_pairs(*_read_labelled(data), seed=seed)))
+        case "nli_pairs":
+            return _with_classes(*_read_labelled(data))
+        case "labelled_pairs":
+            first, second, labels = _read_labelled(data)
+            return TrainingRows((first, second), torch.tensor(_integers(labels)))
+        case "scored_pairs":
+            return _scored_pairs(data)
+        case "next_sentence" | "next_three_sentences":
+            files = [name for name in expand(data.train) if isinstance(name, Path)]
+            pairs = positives_from_documents(document_lines(files), WINDOWS[data.convert], seed=seed)
+            return TrainingRows(_columns(pairs))
+        case None:
+            return TrainingRows(tuple(read_columns(data.train, data.columns).values()))
+
+
+def _read_labelled(data: DataSection) -> tuple[list[str], list[str], list[str]]:
+    first, second, labels = read_columns(data.train, data.columns, labels=data.columns[2:]).values()
+    return first, second, labels
+
+
+def _columns(rows: Sequence[tuple[str, ...]]) -> tuple[list[str], ...]:
+    return tuple(list(column) for column in zip(*rows, strict=True))
+
+
+def _with_classes(premises: list[str], hypotheses: list[str], labels: list[str]) -> TrainingRows:
+    """NLI pairs with a gold label, and their classes."""
+    classes = classes_of_pairs(labels)
+    rows = [(p, h, c) for p, h, c in zip(premises, hypotheses, classes, strict=True) if c is not None]
+    if not rows:
+        raise UserError("data.convert: nli_pairs: no row has a gold label")
+    first, second, ids = zip(*rows, strict=True)
+    return TrainingRows((list(first), list(second)), torch.tensor(ids))
+
+
+def _integers(labels: list[str]) -> list[int]:
+    for row, label in enumerate(labels, start=1):
+        if not label.strip().isdecimal():
+            raise UserError(f"row {row}: {label!r} is no class; labelled_pairs needs integers from 0")
+    return [int(label) for label in labels]
+
+
+def _scored_pairs(data: DataSection) -> TrainingRows:
+    """Pairs with gold scores, of each source in turn."""
+    subsets = [
+        subset
+        for source in ([data.train] if isinstance(data.train, str) else data.train)
+        for subset in load_evaluation(source, task="train", split="train").subsets
+    ]
+    first = [text for subset in subsets for text in subset.sentences1]
+    second = [text for subset in subsets for text in subset.sentences2]
+    scores = [score for subset in subsets for score in subset.scores.tolist()]
+    return TrainingRows((first, second), torch.tensor(scores, dtype=torch.float32))
 
 
 @dataclass(frozen=True)
@@ -100,16 +151,3 @@ class Schedule:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
         order: list[int] = torch.randperm(self.rows, generator=generator).tolist()
         return order
-
-
-def collate(encoder: SentenceEncoder, data: TrainingRows, rows: list[int], max_length: int) -> tuple[Tensor, Tensor]:
-    """Tokenise all views of some rows, each text cut to ``max_length`` tokens, for one forward pass.
-
-    Returns:
-        Token ids and attention mask, [V * N, T] each: the rows of the first view, then those of the second, ...
-    """
-    by_column: dict[int, list[list[int]]] = {}
-    for texts in data.views:
-        if id(texts) not in by_column:
-            by_column[id(texts)] = encoder.tokenize([texts[row] for row in rows], max_length)
-    return pad([ids for texts in data.views for ids in by_column[id(texts)]], encoder.pad_id)

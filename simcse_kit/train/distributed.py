@@ -7,8 +7,10 @@ averages gradients over them. (SimCSE's code does not multiply, so its gradient 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch import distributed as dist
 
 
@@ -48,6 +50,16 @@ def gather_rows(own: Tensor, total: int) -> Tensor:
     parts = [part[:size] for part, size in zip(everyone, sizes, strict=True)]
     parts[rank()] = own
     return torch.cat(parts)
+
+
+def share_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Undo the multiplication of the loss for parameters outside the distributed model, the objectives' own.
+
+    Their gradient is of all vectors, and so the same in every process, which no averaging divides.
+    """
+    for parameter in parameters:
+        if parameter.grad is not None:
+            parameter.grad /= world_size()
 
 
 def sum_over_processes(value: Tensor) -> Tensor:

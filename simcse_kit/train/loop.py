@@ -25,15 +25,16 @@ from simcse_kit.data.sts import StsTask
 from simcse_kit.encoder import SentenceEncoder
 from simcse_kit.errors import UserError
 from simcse_kit.evaluate.sts import score_sts
-from simcse_kit.objectives import OBJECTIVES
+from simcse_kit.objectives import build_objective
 from simcse_kit.progress import progress_display
 from simcse_kit.train import distributed
-from simcse_kit.train.batches import Schedule, TrainingRows, collate, read_rows
+from simcse_kit.train.batches import Schedule, TrainingRows, read_rows
 from simcse_kit.train.optim import adamw, learning_rate
 from simcse_kit.train.provenance import run_record
-from simcse_kit.train.recipe import ObjectiveSection, Recipe
+from simcse_kit.train.recipe import Recipe
 from simcse_kit.train.report import open_task
 from simcse_kit.train.rundir import Checkpoint, Progress, RunDirectory
+from simcse_kit.train.views import MergedForward, Views
 
 # A checkpoint every so many steps where the recipe leaves train.save_every open.
 _SAVE_EVERY = 500
@@ -43,11 +44,14 @@ _ASK_EVERY = 10
 
 @dataclass(frozen=True)
 class Prepared:
-    """Everything a run needs, opened and checked, before anything is written."""
+    """Everything a run needs, opened and checked, before anything is written; `encoder` is what it leaves behind."""
 
     recipe: Recipe
     accelerator: Accelerator
     encoder: SentenceEncoder
+    second: SentenceEncoder | None
+    objective: WeightedObjectives
+    views: Views
     rows: TrainingRows
     schedule: Schedule
     task: StsTask | None
@@ -77,9 +81,12 @@ def prepare(recipe: Recipe) -> Prepared:
     rows = read_rows(recipe.data, recipe.seed)
     schedule = Schedule.of(len(rows), recipe.train, shuffle=recipe.data.shuffle, seed=recipe.seed)
     task = open_task(recipe.evaluation)
+    views = Views(recipe)
     accelerator = open_accelerator(recipe)
     encoder = open_encoder(recipe, accelerator.device)
-    return Prepared(recipe, accelerator, encoder, rows, schedule, task)
+    second = open_encoder(recipe, accelerator.device) if recipe.train.encoders == 2 else None
+    objective = WeightedObjectives(recipe, width=encoder.dimension).to(accelerator.device)
+    return Prepared(recipe, accelerator, encoder, second, objective, views, rows, schedule, task)
 
 
 def open_accelerator(recipe: Recipe) -> Accelerator:
@@ -144,12 +151,13 @@ def train(  # noqa: C901 - one function that reads top to bottom
     """
     recipe, accelerator, encoder, schedule = prepared.recipe, prepared.accelerator, prepared.encoder, prepared.schedule
     settings, task, device, main = recipe.train, prepared.task, accelerator.device, accelerator.is_main_process
-    objective = WeightedObjectives(recipe.objectives)
-    optimizer = adamw(encoder, lr=settings.lr, weight_decay=settings.weight_decay)
+    objective, views = prepared.objective, prepared.views
+    trained = nn.ModuleList([encoder, objective] if prepared.second is None else [encoder, objective, prepared.second])
+    optimizer = adamw(trained, lr=settings.lr, weight_decay=settings.weight_decay)
     progress, resumed_from = Progress(), None
     checkpoint = run.load_checkpoint() if resume else None
     if checkpoint is not None:
-        encoder.load_state_dict(checkpoint.model)
+        trained.load_state_dict(checkpoint.model)
         optimizer.load_state_dict(checkpoint.optimizer)
         progress, resumed_from = checkpoint.progress, checkpoint.progress.step
         if accelerator.scaler is not None:
@@ -157,7 +165,7 @@ def train(  # noqa: C901 - one function that reads top to bottom
     record = run_record(prepared, resumed_from=resumed_from)
     if resume:
         run.check_same_data(record["data"])
-    model, optimizer = accelerator.prepare(MergedForward(encoder), optimizer)
+    model, optimizer = accelerator.prepare(MergedForward(encoder, prepared.second, views), optimizer)
     started = time.perf_counter() - progress.seconds
     if task is not None and progress.step == 0:
         progress.before = _evaluate(encoder, task, step=0)
@@ -180,16 +188,18 @@ def train(  # noqa: C901 - one function that reads top to bottom
 
             own = distributed.share(rows, accelerator.process_index, accelerator.num_processes)
             # A process without rows goes along with one that does not count.
-            ids, mask = collate(encoder, prepared.rows, own or rows[:1], recipe.model.max_length)
-            seed_step(recipe.seed, progress.step, accelerator.process_index)
+            random = seed_step(recipe.seed, progress.step, accelerator.process_index)
+            ids, mask = views.collate(encoder, prepared.rows, own or rows[:1], random)
             model.train()
             vectors = model(_to_device(ids, device), _to_device(mask, device))
-            views = [
-                distributed.gather_rows(view[: len(own)], len(rows)) for view in vectors.chunk(len(prepared.rows.views))
+            blocks = [
+                distributed.gather_rows(block[: len(own)], len(rows)) for block in vectors.chunk(len(views.blocks))
             ]
-            loss, terms = objective(views)
+            labels = None if prepared.rows.labels is None else prepared.rows.labels[rows].to(device)
+            loss, terms = objective(views.arrange(blocks), labels)
             accelerator.backward(loss * accelerator.num_processes)
-            grad_norm = accelerator.clip_grad_norm_(encoder.parameters(), settings.max_grad_norm or float("inf"))
+            distributed.share_gradients(objective.parameters())
+            grad_norm = accelerator.clip_grad_norm_(trained.parameters(), settings.max_grad_norm or float("inf"))
             optimizer.step()
             optimizer.zero_grad()
 
@@ -227,7 +237,7 @@ def train(  # noqa: C901 - one function that reads top to bottom
             interrupted = not last and asked and distributed.any_process(bool(stopped), device)
             if main and not last and (interrupted or progress.step % save_every == 0):
                 scaler = accelerator.scaler.state_dict() if accelerator.scaler is not None else {}
-                state = Checkpoint(encoder.state_dict(), optimizer.state_dict(), scaler, progress)
+                state = Checkpoint(trained.state_dict(), optimizer.state_dict(), scaler, progress)
                 run.save_checkpoint(state, keep=settings.keep_last)
             display.update(bar, completed=progress.step)
             if last or interrupted:
@@ -248,47 +258,46 @@ def train(  # noqa: C901 - one function that reads top to bottom
     return Outcome(progress, best, interrupted)
 
 
-class MergedForward(nn.Module):
-    """The forward pass of training: all views of a batch at once.
-
-    It is what precision and distribution are wrapped around, so that the encoder itself, and with it every evaluation,
-    stays in full precision.
-    """
-
-    def __init__(self, encoder: SentenceEncoder) -> None:
-        super().__init__()
-        self.encoder = encoder
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Vectors of all views, [V * N, D]."""
-        vectors: Tensor = self.encoder(input_ids, attention_mask)
-        return vectors
-
-
 class WeightedObjectives(nn.Module):
-    """The weighted sum of a recipe's objectives."""
+    """The weighted sum of a recipe's objectives, each on the views that are meant for it."""
 
-    def __init__(self, sections: list[ObjectiveSection]) -> None:
+    def __init__(self, recipe: Recipe, *, width: int) -> None:
+        """Build the objectives; the parameters of those that have any are drawn by the recipe's seed."""
         super().__init__()
-        self.weights = [section.weight for section in sections]
-        self.objectives = nn.ModuleList(
-            OBJECTIVES[section.name](**section.model_dump(exclude={"name", "weight"})) for section in sections
-        )
+        torch.manual_seed(recipe.seed)
+        self.weights = [section.weight for section in recipe.objectives]
+        self.over = [recipe.over(section) for section in recipe.objectives]
+        self.objectives = nn.ModuleList(build_objective(section, width=width) for section in recipe.objectives)
 
-    def forward(self, views: list[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss, and each objective's terms before weighting."""
+    def forward(self, by_text: list[list[Tensor]], labels: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss, and each objective's terms before weighting.
+
+        Args:
+            by_text: For each text of the rows its views, [N, D] each. An objective over columns sees the first view of
+                each; one over views sees the views of each text, and its losses add up, as in ConSERT.
+            labels: [N], or None.
+        """
         terms: dict[str, Tensor] = {}
-        total = views[0].new_zeros(())
-        for weight, objective in zip(self.weights, self.objectives, strict=True):
-            own: dict[str, Tensor] = objective(views)
-            terms.update(own)
-            total = total + weight * torch.stack(list(own.values())).sum()
+        total = by_text[0][0].new_zeros(())
+        for weight, over, objective in zip(self.weights, self.over, self.objectives, strict=True):
+            inputs = by_text if over == "views" else [[views[0] for views in by_text]]
+            for views in inputs:
+                for name, term in objective(views, labels).items():
+                    terms[name] = terms[name] + term if name in terms else term
+                    total = total + weight * term
         return total, terms
 
 
-def seed_step(seed: int, step: int, process: int) -> None:
-    """Make every random draw of a step (dropout) depend on the seed, the step and the process alone."""
-    torch.manual_seed((seed * 1_000_003 + step) * 1_009 + process)
+def seed_step(seed: int, step: int, process: int) -> torch.Generator:
+    """Make every random draw of a step depend on the seed, the step and the process alone.
+
+    Returns:
+        A CPU generator for what is drawn before the forward pass (augmentations of the text); dropout and augmentations
+        of embeddings draw from torch's own.
+    """
+    own = (seed * 1_000_003 + step) * 1_009 + process
+    torch.manual_seed(own)
+    return torch.Generator().manual_seed(own)
 
 
 @contextmanager

@@ -58,8 +58,9 @@ def _is_here(model: ModelSection) -> bool:
 def _describe_rows(recipe: Recipe, rows: TrainingRows | None) -> str:
     if rows is None:
         return f"{recipe.data.train}: would be read from the hub; not checked"
-    first = " | ".join(_shortened(text) for text in dict.fromkeys(view[0] for view in rows.views))
-    return f"{len(rows):,} rows, {len(rows.views)} views each; the first: {first}"
+    first = " | ".join(_shortened(text) for text in dict.fromkeys(column[0] for column in rows.texts))
+    views = len(rows.texts) * len(recipe.views_per_text)
+    return f"{len(rows):,} rows, {views} views each; the first: {first}"
 
 
 def _describe_model(recipe: Recipe, encoder: SentenceEncoder | None) -> str:
@@ -95,9 +96,10 @@ def _describe_steps(recipe: Recipe, rows: TrainingRows | None) -> str:
 
 def _describe_cost(recipe: Recipe, rows: TrainingRows, encoder: SentenceEncoder) -> str:
     """Tokens and memory, from the lengths of the first rows."""
-    lengths = [len(ids) for view in rows.views for ids in encoder.tokenize(view[:_SAMPLE], recipe.model.max_length)]
+    length = recipe.model.max_length
+    lengths = [len(ids) for column in rows.texts for ids in encoder.tokenize(column[:_SAMPLE], length)]
     mean, longest = sum(lengths) / len(lengths), max(lengths)
-    views, batch = len(rows.views), min(recipe.train.batch_size, len(rows))
+    views, batch = len(rows.texts) * len(recipe.views_per_text), min(recipe.train.batch_size, len(rows))
     tokens = mean * views * batch
     config = encoder.backbone.config
     # What a transformer layer keeps for its backward pass (Korthikanti et al. 2022, arXiv:2205.05198, equation 2),

@@ -6,20 +6,38 @@ suggestion, and all errors are reported at once with their path.
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Hashable
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from simcse_kit.errors import UserError
+from simcse_kit.augment.embedding import EmbeddingSettings
+from simcse_kit.objectives.settings import InfoNCESettings, LabelKind, ObjectiveSection, ObjectiveSettings, Over
 
 PoolingName = Literal["cls", "cls_pooler", "mean", "max", "mask", "last2_mean", "first_last_mean", "first_last_mean_h0"]
+Convert = Literal[
+    "nli_triplets", "nli_pairs", "labelled_pairs", "scored_pairs", "next_sentence", "next_three_sentences"
+]
 _TEST_IN_NAME = re.compile(r"(?<![a-z])test(?![a-z])", re.IGNORECASE)
 Rate = Annotated[float, Field(ge=0.0, lt=1.0)]
+
+
+class _Converted(NamedTuple):
+    texts: int
+    labels: LabelKind | None
+    needs_columns: bool
+
+
+_CONVERTED: dict[Convert, _Converted] = {
+    "nli_triplets": _Converted(3, None, needs_columns=True),
+    "nli_pairs": _Converted(2, "class", needs_columns=True),
+    "labelled_pairs": _Converted(2, "class", needs_columns=True),
+    "scored_pairs": _Converted(2, "score", needs_columns=False),
+    "next_sentence": _Converted(2, None, needs_columns=False),
+    "next_three_sentences": _Converted(2, None, needs_columns=False),
+}
 
 
 class _Section(BaseModel):
@@ -52,38 +70,78 @@ class ModelSection(_Section):
 class DataSection(_Section):
     """The training text: one column gives two views of each text, two anchor and positive, three a hard negative too.
 
-    ``convert: nli_triplets`` turns labelled NLI pairs (columns premise, hypothesis, label) into triplets.
+    ``convert`` makes rows of something else: ``nli_triplets`` triplets and ``nli_pairs`` pairs with classes of labelled
+    NLI pairs (columns premise, hypothesis, label); ``labelled_pairs`` takes integer labels as they are;
+    ``scored_pairs`` are gold scores in any file that ``evaluation.data`` takes; ``next_sentence`` and
+    ``next_three_sentences`` find positives in documents, text files with blank lines between them.
     """
 
     train: str | list[str]
     columns: Annotated[list[str], Field(min_length=1, max_length=3)] = ["text"]
-    convert: Literal["nli_triplets"] | None = None
+    convert: Convert | None = None
     shuffle: bool = True
+
+    @property
+    def texts(self) -> int:
+        """How many texts a row has."""
+        return len(self.columns) if self.convert is None else _CONVERTED[self.convert].texts
+
+    @property
+    def labels(self) -> LabelKind | None:
+        """What label a row has."""
+        return None if self.convert is None else _CONVERTED[self.convert].labels
 
     @model_validator(mode="after")
     def _columns_fit(self) -> Self:
         if len(set(self.columns)) < len(self.columns):
             raise ValueError(f"columns: {self.columns} names one column twice")
-        if self.convert == "nli_triplets" and len(self.columns) != 3:
-            raise ValueError("convert: nli_triplets needs three columns: [premise, hypothesis, label]")
+        if self.convert and _CONVERTED[self.convert].needs_columns and len(self.columns) != 3:
+            raise ValueError(f"convert: {self.convert} needs three columns: two texts and a label")
         return self
 
 
-class ObjectiveSection(_Section):
-    """One objective and its weight in the sum."""
+class TextViewSection(_Section):
+    """An augmentation of the text, before it is tokenised; settings as in ``simcse_kit.augment.text``."""
 
-    name: Literal["info_nce"] = "info_nce"
-    weight: Annotated[float, Field(gt=0.0)] = 1.0
-    temperature: Annotated[float, Field(gt=0.0)] = 0.05
-    hard_negative_weight: float = 0.0
+    name: str
+    rate: Rate | None = None
+    model: str | None = None
+    sample: bool | None = None
+    device: str | None = None
+    wordnet: str | None = None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What was set, by its name."""
+        return self.model_dump(exclude={"name"}, exclude_none=True)
+
+
+class ViewSection(_Section):
+    """One view of every text: what is done to the text, to its embeddings, and whether dropout is on.
+
+    ``dropout: same`` takes the first view's vectors, as if both had one dropout mask (SimCSE's "fixed 0.1").
+    """
+
+    text: TextViewSection | None = None
+    embedding: Annotated[EmbeddingSettings, Field(discriminator="name")] | None = None
+    dropout: bool | Literal["same"] = True
+
+    @model_validator(mode="after")
+    def _same_is_same(self) -> Self:
+        if self.dropout == "same" and (self.text or self.embedding):
+            raise ValueError("dropout: same takes the first view as it is, without an augmentation of its own")
+        return self
 
 
 class TrainSection(_Section):
-    """How it is trained. ``chunk_size`` and a second encoder are keys of the format that take their defaults only."""
+    """How it is trained. ``encoders: 2`` gives the views or columns behind the first an encoder of their own.
+
+    ``chunk_size`` is a key of the format that takes its default only.
+    """
 
     batch_size: Annotated[int, Field(ge=1)] = 64
     chunk_size: None = None
-    encoders: Literal[1] = 1
+    encoders: Literal[1, 2] = 1
     epochs: Annotated[float, Field(gt=0.0)] = 1
     max_steps: Annotated[int, Field(ge=1)] | None = None
     lr: Annotated[float, Field(ge=0.0)] = 3e-5
@@ -149,161 +207,81 @@ class Recipe(_Section):
 
     model: ModelSection
     data: DataSection
-    views: Annotated[list[Any], Field(max_length=0)] = []
-    objectives: Annotated[list[ObjectiveSection], Field(min_length=1)] = [ObjectiveSection()]
+    views: list[ViewSection] = []
+    objectives: Annotated[list[ObjectiveSettings], Field(min_length=1)] = [InfoNCESettings()]
     train: TrainSection = TrainSection()
     evaluation: EvaluationSection = EvaluationSection()
     report: ReportSection | None = None
-    stages: Annotated[list[Any], Field(max_length=0)] = []
+    stages: list[dict[str, Any]] = []
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
     output_dir: Annotated[str, Field(min_length=1)]
+
+    @property
+    def views_per_text(self) -> list[ViewSection]:
+        """The views of each text: as given, else two with a dropout mask each of a single text, one of a pair's."""
+        return self.views or [ViewSection()] * (2 if self.data.texts == 1 else 1)
+
+    def over(self, objective: ObjectiveSection) -> Over:
+        """What an objective's views are: versions of a text where the recipe has several, else columns."""
+        return "views" if len(self.views_per_text) > 1 and "views" in objective.over else "columns"
 
     @model_validator(mode="after")
     def _sections_fit(self) -> Self:
         names = [objective.name for objective in self.objectives]
         rules = {
             "objectives: each may be named once": len(set(names)) < len(names),
-            "objectives: a hard_negative_weight needs a third column in data.columns": len(self.data.columns) < 3
-            and any(objective.hard_negative_weight for objective in self.objectives),
+            "objectives: a hard_negative_weight needs a third column in data.columns": self.data.texts < 3
+            and any(getattr(objective, "hard_negative_weight", 0) for objective in self.objectives),
             "train.patience: nothing would be evaluated (evaluation.data is null)": self.train.patience is not None
             and self.evaluation.data is None,
+            "views.0: dropout: same needs a view before it": self.views_per_text[0].dropout == "same",
         }
         broken = [rule for rule, is_broken in rules.items() if is_broken]
+        broken += [problem for objective in self.objectives for problem in self._problems(objective)]
         if broken:
             raise ValueError("\n".join(broken))
         return self
 
+    def _problems(self, objective: ObjectiveSection) -> Iterator[str]:
+        over = self.over(objective)
+        there = len(self.views_per_text) if over == "views" else self.data.texts
+        if over not in objective.over or not objective.min_views <= there <= objective.max_views:
+            fewest, most = objective.min_views, objective.max_views
+            count = f"{fewest}" if fewest == most else f"{fewest} or {most}"
+            what = " or ".join(sorted(objective.over, reverse=True))
+            yield f"objectives: {objective.name} needs {count} {what}, here are {there} {over}"
+        if objective.labels is not None and objective.labels != self.data.labels:
+            ways = ", ".join(name for name, made in _CONVERTED.items() if made.labels == objective.labels)
+            yield f"objectives: {objective.name} needs a {objective.labels} for each row; set data.convert to {ways}"
 
-def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
-    """Read a recipe, with what it extends, apply overrides and validate all of it.
 
-    Args:
-        path: A YAML file. Its key ``extends`` names another one, relative to it, that its own keys override.
-        overrides: ``key.path=value`` each, the value in YAML; list items by index.
+def stage_recipes(recipe: Recipe) -> list[Recipe]:
+    """The runs that a recipe stands for: itself, or its stages one after another.
+
+    Every stage is the root with its own keys over it (lists whole), and starts from the best model of the stage before.
+    The last one writes to ``output_dir``; stage i of the others to ``output_dir`` with ``-stage<i>`` behind it.
 
     Raises:
-        UserError: With every error found, a line each, each with its key.
+        ValidationError: If a stage's keys make no recipe.
     """
-    path = Path(path)
-    content = _read_yaml(path)
-    parent = content.pop("extends", None)
-    if parent is not None:
-        base = _read_yaml(path.parent / str(parent))
-        if base.pop("extends", None) is not None:
-            raise UserError(f"{path}: extends {parent}, which itself extends a recipe; one level is the most")
-        content = _merge(base, content)
-    content.setdefault("objectives", [{}])
-    content.setdefault("data", {})
-    for override in overrides or []:
-        _apply(content, override)
-    if "extends" in content:
-        raise UserError(f"{path}: extends cannot be overridden; run the other recipe")
-    try:
-        return Recipe.model_validate(content)
-    except ValidationError as error:
-        mistakes = [line for item in error.errors() for line in _describe(item).splitlines()]
-        raise UserError("\n".join(f"{path}: {mistake}" for mistake in mistakes)) from None
+    if not recipe.stages:
+        return [recipe]
+    root = recipe.model_dump(exclude={"stages"})
+    runs: list[Recipe] = []
+    for number, stage in enumerate(recipe.stages, start=1):
+        content = merge(root, stage)
+        if runs:
+            content["model"]["name"] = runs[-1].output_dir
+        if number < len(recipe.stages):
+            content["output_dir"] = f"{recipe.output_dir}-stage{number}"
+        runs.append(Recipe.model_validate(content))
+    return runs
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML in which a key that is named twice is an error; by itself the library keeps the last one silently."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: list[Any] = []
-        for key, _ in node.value:
-            if key.value in seen:
-                raise yaml.constructor.ConstructorError(
-                    problem=f"the key {key.value!r} is there twice", problem_mark=key.start_mark
-                )
-            seen.append(key.value)
-        return super().construct_mapping(node, deep)
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except FileNotFoundError:
-        raise UserError(f"{path}: there is no such recipe") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as a recipe ({error})") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{path}, line {mark.line + 1}" if mark else str(path)
-        raise UserError(f"{where}: not valid YAML ({_problem(error)})") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: a recipe is a mapping of keys (model, data, train, ...), this is not one")
-    return content
-
-
-def _problem(error: yaml.YAMLError) -> str:
-    """What is wrong with a YAML text, without the excerpt that would take further lines."""
-    return getattr(error, "problem", None) or str(error)
-
-
-def _merge(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+def merge(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
     """``own`` over ``base``: mappings key by key, everything else whole."""
     merged = dict(base)
     for key, value in own.items():
         below = merged.get(key)
-        merged[key] = _merge(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+        merged[key] = merge(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
     return merged
-
-
-def _apply(content: dict[str, Any], override: str) -> None:
-    path, equals, text = override.partition("=")
-    *parents, last = path.split(".")
-    if not equals or not all([*parents, last]):
-        raise UserError(f"override {override!r}: expected key.path=value")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"override {override!r}: the value is not valid YAML ({_problem(error)})") from None
-    place: Any = content
-    try:
-        for key in parents:
-            place = place[int(key)] if isinstance(place, list) else place.setdefault(key, {})
-        place[int(last) if isinstance(place, list) else last] = value
-    except (IndexError, ValueError, TypeError, AttributeError):
-        raise UserError(f"override {override!r}: the recipe has no such place") from None
-
-
-def _describe(item: Any) -> str:
-    """One error of pydantic's in our words."""
-    where = ".".join(str(part) for part in item["loc"] if not _is_union_tag(part))
-    kind, message = item["type"], item["msg"].removeprefix("Value error, ")
-    if kind == "extra_forbidden":
-        known = _known_keys(item["loc"][:-1])
-        close = difflib.get_close_matches(str(item["loc"][-1]), known, n=1)
-        advice = f"did you mean {close[0]!r}?" if close else f"known here: {', '.join(known)}"
-        return f"{where}: unknown key; {advice}"
-    if kind == "missing":
-        return f"{where}: missing"
-    if kind == "model_type":
-        return f"{where}: keys belong below it (got {item['input']!r})"
-    if item["loc"] in (("views",), ("stages",)):
-        return f"{where}: this version takes the default only: []"
-    if kind == "value_error":
-        return f"{where}.{message}" if where else message
-    return f"{where}: {message} (got {item['input']!r})"
-
-
-def _is_union_tag(part: str | int) -> bool:
-    """Whether a part of pydantic's path names a type of a union and not a key."""
-    return isinstance(part, str) and (part in ("str", "int", "float", "none") or "[" in part)
-
-
-def _known_keys(path: tuple[str | int, ...]) -> list[str]:
-    """The keys that a section of the recipe knows."""
-    section: type[BaseModel] = Recipe
-    for part in path:
-        if isinstance(part, int):
-            continue
-        annotation = section.model_fields[part].annotation
-        section = next(kind for kind in _types_in(annotation) if issubclass(kind, BaseModel))
-    return [*section.model_fields, *(["extends"] if section is Recipe else [])]
-
-
-def _types_in(annotation: Any) -> list[type]:
-    """The classes named anywhere in an annotation."""
-    inner = [found for argument in get_args(annotation) for found in _types_in(argument)]
-    return [annotation, *inner] if isinstance(annotation, type) else inner

@@ -18,7 +18,7 @@ from simcse_kit.cli import eval as eval_command
 from simcse_kit.cli import whiten as whiten_command
 from simcse_kit.data.sts import STS_TASKS
 from simcse_kit.data.transfer import TRANSFER_TASKS
-from simcse_kit.train.recipe import load_recipe
+from simcse_kit.train.recipe_file import load_recipe
 
 PUBLISHED = read_published()
 ROWS = [row for _, row in PUBLISHED.rows()]

@@ -2,10 +2,10 @@ from collections import Counter
 
 import pytest
 
-from simcse_kit import SentenceEncoder
 from simcse_kit.data.nli import triplets_from_pairs
+from simcse_kit.data.sts import load_sts_file
 from simcse_kit.errors import UserError
-from simcse_kit.train.batches import Schedule, TrainingRows, collate, read_rows
+from simcse_kit.train.batches import Schedule, read_rows
 from simcse_kit.train.recipe import DataSection, TrainSection
 
 
@@ -63,17 +63,16 @@ def test_fewer_rows_than_a_batch_make_one_short_batch_or_none():
         schedule(rows=3, drop_last=True)
 
 
-def test_one_column_is_read_once_and_seen_twice(files):
+def test_one_column_is_read_as_it_is(files):
     rows = read_rows(DataSection(train=str(files / "texts.txt")), seed=0)
     texts = (files / "texts.txt").read_text().splitlines()
-    assert rows.views == (texts, texts) and len(rows) == 22
-    assert rows.views[0] is rows.views[1]  # and so tokenised once
+    assert rows.texts == (texts,) and rows.labels is None and len(rows) == 22
 
 
 def test_columns_come_in_the_order_of_the_recipe(files):
     rows = read_rows(DataSection(train=str(files / "triplets.csv"), columns=["p", "a"]), seed=0)
     first = (files / "triplets.csv").read_text().splitlines()[1].split(",")
-    assert [view[0] for view in rows.views] == [first[1], first[0]]
+    assert [column[0] for column in rows.texts] == [first[1], first[0]]
 
 
 def test_nli_pairs_become_triplets_by_the_seed(tmp_path):
@@ -82,18 +81,37 @@ def test_nli_pairs_become_triplets_by_the_seed(tmp_path):
     path = tmp_path / "nli.csv"
     path.write_text("premise,hypothesis,label\n" + "".join(f"{p},{h},{label}\n" for p, h, label in pairs))
     section = DataSection(train=str(path), columns=["premise", "hypothesis", "label"], convert="nli_triplets")
-    read = [read_rows(section, seed=seed).views for seed in (0, 1)]
-    for seed, views in enumerate(read):
-        assert list(zip(*views, strict=True)) == triplets_from_pairs(*zip(*pairs, strict=True), seed=seed)
+    read = [read_rows(section, seed=seed).texts for seed in (0, 1)]
+    for seed, columns in enumerate(read):
+        assert list(zip(*columns, strict=True)) == triplets_from_pairs(*zip(*pairs, strict=True), seed=seed)
     assert len(read[0][0]) == 4 and read[0] != read[1]
 
 
-def test_a_batch_is_the_rows_of_the_first_view_then_those_of_the_next_each_cut(tiny_checkpoint):
-    encoder = SentenceEncoder.from_pretrained(tiny_checkpoint("bert"), device="cpu")
-    data = TrainingRows((["a cat", "a dog", "red"], ["the ball", "a man plays the guitar", ""]))
-    ids, mask = collate(encoder, data, [2, 0, 1], max_length=5)
-    expected = [encoder.tokenizer(text, truncation=True, max_length=5)["input_ids"] for text in
-                ["red", "a cat", "a dog", "", "the ball", "a man plays the guitar"]]  # fmt: skip
-    assert ids.shape == mask.shape == (6, 5)
-    assert [row[:length].tolist() for row, length in zip(ids, mask.sum(1), strict=True)] == expected
-    assert all((row[length:] == encoder.pad_id).all() for row, length in zip(ids, mask.sum(1), strict=True))
+def test_nli_pairs_and_labelled_pairs_keep_their_classes(tmp_path):
+    path = tmp_path / "pairs.csv"
+    path.write_text("a,b,label\np,h,entailment\nq,i,-\nr,j,Contradiction\ns,k,1\n")
+    rows = read_rows(DataSection(train=str(path), columns=["a", "b", "label"], convert="nli_pairs"), seed=0)
+    # names as SBERT numbers them; 1 is the hub's id of neutral; a row without gold label is left out
+    assert rows.texts == (["p", "r", "s"], ["h", "j", "k"]) and rows.labels.tolist() == [1, 0, 2]
+    path.write_text("a,b,label\np,h,0\nq,i,1\n")
+    rows = read_rows(DataSection(train=str(path), columns=["a", "b", "label"], convert="labelled_pairs"), seed=0)
+    assert rows.texts == (["p", "q"], ["h", "i"]) and rows.labels.tolist() == [0, 1]
+    path.write_text("a,b,label\np,h,0\nq,i,yes\n")
+    with pytest.raises(UserError, match="row 2: 'yes' is no class"):
+        read_rows(DataSection(train=str(path), columns=["a", "b", "label"], convert="labelled_pairs"), seed=0)
+
+
+def test_scored_pairs_are_read_as_an_evaluation_would_be(files):
+    rows = read_rows(DataSection(train=str(files / "sts.csv"), convert="scored_pairs"), seed=0)
+    task = load_sts_file(files / "sts.csv", name="x", split="train").subsets[0]
+    assert rows.texts == (task.sentences1, task.sentences2)
+    assert rows.labels.tolist() == pytest.approx(task.scores.tolist())
+
+
+@pytest.mark.parametrize("convert", ["next_sentence", "next_three_sentences"])
+def test_documents_give_positives(tmp_path, convert):
+    path = tmp_path / "documents.txt"
+    path.write_text("one\ntwo\nthree\n\nlone\n\nfour\nfive\n")
+    anchors, positives = read_rows(DataSection(train=str(path), convert=convert), seed=0).texts
+    assert anchors == ["one", "two", "four"] and positives[1:] == ["three", "five"]
+    assert positives[0] in (["two"] if convert == "next_sentence" else ["two", "three"])

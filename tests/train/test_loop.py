@@ -14,9 +14,9 @@ from simcse_kit.data.readers import read_columns
 from simcse_kit.data.sts import load_evaluation
 from simcse_kit.errors import UserError
 from simcse_kit.evaluate.sts import score_sts
-from simcse_kit.objectives import info_nce
+from simcse_kit.objectives import info_nce, nt_xent
 from simcse_kit.train.loop import WeightedObjectives, open_encoder, prepare, seed_step, stop_signals, train
-from simcse_kit.train.recipe import ObjectiveSection, Recipe
+from simcse_kit.train.recipe import Recipe
 from simcse_kit.train.rundir import RunDirectory
 
 TRAIN_KEYS = {"kind", "step", "epoch", "loss", "terms", "lr", "grad_norm", "tokens", "seconds"}
@@ -49,7 +49,7 @@ def test_a_run_leaves_the_documented_files(recipe, run, lines, files):
     assert all(line.keys() == TRAIN_KEYS and line["terms"] == {"info_nce": line["loss"]} for line in trained)
     assert all(line["seconds"] > 0 and line["grad_norm"] > 0 for line in trained)
     encoder, rows = open_encoder(content), prepare(content).rows
-    tokens = sum(len(ids) for view in rows.views for ids in encoder.tokenize(view, 32))
+    tokens = sum(len(ids) for column in rows.texts for ids in encoder.tokenize(column, 32))
     assert sum(line["tokens"] for line in trained[:3]) == sum(line["tokens"] for line in trained[3:]) == tokens
     assert [line["step"] for line in evaluated] == [2, 4, 6]
     assert all(line.keys() == EVAL_KEYS and line["task"] == "my pairs" for line in evaluated)
@@ -60,7 +60,7 @@ def test_a_run_leaves_the_documented_files(recipe, run, lines, files):
     assert record["versions"]["torch"] == torch.__version__
     assert (record["step"], record["steps"], record["rows"]) == (6, 6, 22)
     assert record["selected_on_test"] is False
-    assert overlap(read_fingerprints(path), rows.views[2]).train_rows == 22
+    assert overlap(read_fingerprints(path), rows.texts[2]).train_rows == 22
     best = max(evaluated, key=lambda line: (line["spearman"], -line["step"]))
     assert record["best"] == {key: best[key] for key in ("step", "task", "split", "spearman")}
     assert record["before"]["step"] == 0
@@ -243,14 +243,36 @@ def test_half_precision_without_a_gpu_is_refused(recipe, tmp_path):
         prepare(recipe(train__precision="fp16"))
 
 
-def test_objectives_are_weighted_and_reported_before_weighting():
-    views = [torch.randn(5, 8, generator=torch.Generator().manual_seed(seed)) for seed in range(3)]
-    sections = [ObjectiveSection(weight=0.5, temperature=0.2, hard_negative_weight=1.0), ObjectiveSection(weight=3.0)]
-    expected = [info_nce(*views, temperature=0.2, hard_negative_weight=1.0), info_nce(*views, temperature=0.05)]
-    total, terms = WeightedObjectives(sections[:1])(views)
-    assert terms == {"info_nce": expected[0]} and total.item() == pytest.approx(0.5 * expected[0].item())
-    total, _ = WeightedObjectives(sections)(views)
-    assert total.item() == pytest.approx(0.5 * expected[0].item() + 3.0 * expected[1].item())
+def test_objectives_are_weighted_and_reported_before_weighting(recipe):
+    columns = [[torch.randn(5, 8, generator=torch.Generator().manual_seed(seed))] for seed in range(3)]
+    one = {"weight": 0.5, "temperature": 0.2, "hard_negative_weight": 1.0}
+    both = [one, {"name": "triplet", "weight": 3.0}]
+    (anchor,), (positive,), (negative,) = columns
+    contrast = info_nce(anchor, positive, negative, temperature=0.2, hard_negative_weight=1.0)
+    total, terms = WeightedObjectives(recipe(objectives=[one]), width=8)(columns, None)
+    assert terms == {"info_nce": contrast} and total.item() == pytest.approx(0.5 * contrast.item())
+    total, terms = WeightedObjectives(recipe(objectives=both), width=8)(columns, None)
+    margin = (1 + (anchor - positive).norm(dim=1) - (anchor - negative).norm(dim=1)).clamp(min=0).mean()
+    assert terms["triplet"].item() == pytest.approx(margin.item(), rel=1e-5)
+    assert total.item() == pytest.approx(0.5 * contrast.item() + 3.0 * margin.item(), rel=1e-5)
+
+
+def test_an_objective_over_views_adds_up_over_the_texts_and_one_over_columns_sees_the_first_views(recipe, files):
+    content = recipe(
+        data={"train": str(files / "sts.csv"), "convert": "scored_pairs"},
+        views=[{}, {}],
+        objectives=[{"name": "nt_xent", "weight": 0.15, "reduction": "sum"}, {"name": "cosine_regression"}],
+    )
+    u, v = (
+        [torch.randn(4, 8, generator=torch.Generator().manual_seed(10 * i + j)) for j in range(2)] for i in range(2)
+    )
+    labels = torch.tensor([5.0, 0.0, 2.5, 1.0])
+    total, terms = WeightedObjectives(content, width=8)([list(u), list(v)], labels)
+    contrast = nt_xent(*u, reduction="sum") + nt_xent(*v, reduction="sum")
+    squares = ((torch.cosine_similarity(u[0], v[0]) - labels / 5) ** 2).mean()
+    assert terms["nt_xent"].item() == pytest.approx(contrast.item(), rel=1e-5)
+    assert terms["cosine_regression"].item() == pytest.approx(squares.item(), rel=1e-5)
+    assert total.item() == pytest.approx(0.15 * contrast.item() + squares.item(), rel=1e-5)
 
 
 def test_the_randomness_of_a_step_depends_on_seed_step_and_process_alone():

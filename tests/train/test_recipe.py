@@ -4,7 +4,8 @@ import pytest
 import yaml
 
 from simcse_kit.errors import UserError
-from simcse_kit.train.recipe import load_recipe
+from simcse_kit.train.recipe import stage_recipes
+from simcse_kit.train.recipe_file import load_recipe
 
 RECIPES = sorted((Path(__file__).resolve().parents[2] / "recipes").glob("*.yaml"))
 LEAST = {"model": {"name": "m"}, "data": {"train": "t.txt"}, "output_dir": "out"}
@@ -71,6 +72,8 @@ def test_what_a_recipe_leaves_out_is_as_the_contract_says(write):
     for section, expected in CONTRACT.items():
         if isinstance(expected, dict):
             assert {key: recipe[section][key] for key in expected} == expected
+        elif section == "objectives":
+            assert [{key: recipe[section][0][key] for key in expected[0]}] == expected
         else:
             assert recipe[section] == expected
 
@@ -147,12 +150,12 @@ def test_an_override_that_does_not_fit_is_named(write, override, says):
 
 
 def test_all_errors_come_at_once_each_with_its_key(write):
-    path = write(train={"bath_size": 8, "lr": -1, "precision": "fp64"}, seed=1.5, modle={}, views=[{}])
+    path = write(train={"bath_size": 8, "lr": -1, "precision": "fp64"}, seed=1.5, modle={}, views=[{"txet": {}}])
     lines = errors(path, "objectives.0.temprature=0.1")
     assert all(line.startswith(f"{path}: ") for line in lines)
     found = [line.removeprefix(f"{path}: ") for line in lines]
     assert {line.partition(": ")[0] for line in found} == {
-        *("train.bath_size", "train.lr", "train.precision", "seed", "modle", "views", "objectives.0.temprature")
+        *("train.bath_size", "train.lr", "train.precision", "seed", "modle", "views.0.txet", "objectives.0.temprature")
     }
     assert "train.bath_size: unknown key; did you mean 'batch_size'?" in found
     assert "modle: unknown key; did you mean 'model'?" in found
@@ -177,8 +180,20 @@ def test_all_errors_come_at_once_each_with_its_key(write):
         (["model.dropout=1"], "model.dropout: "),
         (["model.pooling=sum"], "model.pooling: "),
         (["train.chunk_size=8"], "train.chunk_size: "),
-        (["train.encoders=2"], "train.encoders: "),
-        (["stages=[{}]"], "stages: "),
+        (["train.encoders=3"], "train.encoders: "),
+        (["stages=[{train: {lr: -1}}]"], "train.lr: "),
+        (["views=[{embedding: {name: shufle}}, {}]"], "views.0.embedding.name: 'shufle' is unknown; did you mean"),
+        (["views=[{embedding: {name: token_cutoff, rate: 1.5}}, {}]"], "views.0.embedding.rate: "),
+        (
+            ["views=[{embedding: {name: shuffle, rat: 1.5}}, {}]"],
+            "views.0.embedding.rat: unknown key; known here: name",
+        ),
+        (["views=[{embedding: {rate: 0.1}}, {}]"], "views.0.embedding.name: missing"),
+        (["views=[{dropout: same}, {}]"], "views.0: dropout: same"),
+        (["views=[{}]"], "objectives: info_nce needs 2 or 3 views or columns, here are 1 columns"),
+        (["objectives=[{name: triplet}]"], "objectives: triplet needs 3 columns"),
+        (["objectives=[{name: cosent}]", "data.columns=[a, b]"], "objectives: cosent needs a score for each row"),
+        (["objectives=[{name: info_nse}]"], "objectives.0.name: 'info_nse' is unknown; did you mean 'info_nce'?"),
         (["train=5"], "train: "),
         (["seed=5000000000"], "seed: "),
         (["evaluation.data=sts", "evaluation.split=test"], "evaluation.data: "),
@@ -190,6 +205,19 @@ def test_settings_that_cannot_work_are_refused(write, overrides, begins):
     path = write()
     (line,) = errors(path, *overrides)
     assert line.startswith(f"{path}: {begins}")
+
+
+def test_stages_override_the_root_and_go_on_from_one_another(write):
+    path = write(
+        train={"lr": 1e-5, "epochs": 2},
+        stages=[{"train": {"lr": 2e-5}, "seed": 1}, {"views": [{}, {"embedding": {"name": "shuffle"}}]}, {}],
+    )
+    first, second, last = stage_recipes(load_recipe(path))
+    assert (first.train.lr, first.train.epochs, first.seed, first.model.name) == (2e-5, 2, 1, "m")
+    assert (second.train.lr, second.views[1].embedding.name, second.seed) == (1e-5, "shuffle", 42)
+    assert [run.output_dir for run in (first, second, last)] == ["out-stage1", "out-stage2", "out"]
+    assert [run.model.name for run in (second, last)] == ["out-stage1", "out-stage2"]
+    assert stage_recipes(last) == [last]
 
 
 @pytest.mark.parametrize(
