@@ -1,0 +1,111 @@
+"""A recipe's views: what each block of the merged batch is, against forwards made one at a time."""
+
+import pytest
+import torch
+
+from simcse_kit.errors import UserError
+from simcse_kit.train.batches import TrainingRows
+from simcse_kit.train.loop import open_encoder, prepare, train
+from simcse_kit.train.rundir import RunDirectory
+from simcse_kit.train.views import MergedForward, Views
+
+ROWS = TrainingRows((["a cat", "red ball dog", "the man plays the guitar"], ["the door", "letter", "a red street"]))
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def pairs(recipe, **changes):
+    return recipe(data__columns=["a", "p"], **changes)
+
+
+def forward(content, seed=1, rows=ROWS, second=False):
+    """The vectors of a training forward, by text and view, with what it was given."""
+    encoder, views = open_encoder(content).train(), Views(content)
+    other = open_encoder(content).train() if second else None
+    model = MergedForward(encoder, other, views).train()
+    ids, mask = views.collate(encoder, rows, [2, 0, 1], generator())
+    torch.manual_seed(seed)
+    vectors = views.arrange(list(model(ids, mask).chunk(len(views.blocks))))
+    return encoder, vectors, ids, mask
+
+
+def test_blocks_are_the_views_of_the_first_text_then_those_of_the_next(recipe):
+    content = pairs(recipe, views=[{}, {"text": {"name": "delete_one_word"}}], objectives=[{"name": "nt_xent"}])
+    encoder, views = open_encoder(content), Views(content)
+    ids, mask = views.collate(encoder, ROWS, [2, 0, 1], generator())
+    draw = generator()
+    deleted = [view.blocks[1].augment([texts[row] for row in (2, 0, 1)], draw) for view, texts in
+               zip((views, views), ROWS.texts, strict=True)]  # fmt: skip
+    expected = [ROWS.texts[0][row] for row in (2, 0, 1)] + deleted[0]
+    expected += [ROWS.texts[1][row] for row in (2, 0, 1)] + deleted[1]
+    assert [row[:n].tolist() for row, n in zip(ids, mask.sum(1), strict=True)] == encoder.tokenize(expected)
+    assert all(len(new.split()) == max(len(old.split()) - 1, 1) for new, old in
+               zip(deleted[0], (ROWS.texts[0][row] for row in (2, 0, 1)), strict=True))  # fmt: skip
+    assert not any((row[n:] != encoder.pad_id).any() for row, n in zip(ids, mask.sum(1), strict=True))
+
+
+def test_texts_are_cut_where_the_recipe_says(recipe):
+    content = pairs(recipe, model__max_length=4)
+    ids, _ = Views(content).collate(open_encoder(content), ROWS, [2], generator())
+    assert ids.shape == (2, 4)
+
+
+def test_by_default_all_views_share_one_forward_and_two_of_a_text_differ_by_their_masks(recipe, files):
+    content = recipe(data={"train": str(files / "texts.txt")}, model__dropout=0.3)
+    encoder, ((one, two),), ids, mask = forward(content, rows=TrainingRows(ROWS.texts[:1]))
+    torch.manual_seed(1)
+    torch.testing.assert_close(torch.cat([one, two]), encoder(ids, mask), rtol=0, atol=0)
+    assert (one - two).abs().max() > 1e-3
+
+
+def test_a_view_without_dropout_is_the_vector_of_evaluation_and_the_other_keeps_its_dropout(recipe, files):
+    views = [{}, {"dropout": False}]
+    content = recipe(data={"train": str(files / "texts.txt")}, model__dropout=0.3, views=views)
+    encoder, ((dropped, clean),), ids, mask = forward(content, rows=TrainingRows(ROWS.texts[:1]))
+    assert all(module.training for module in encoder.modules())
+    encoder.eval()
+    whole = encoder(ids[3:], mask[3:])
+    torch.testing.assert_close(clean, whole, rtol=0, atol=1e-5)
+    assert (dropped - whole).abs().max() > 1e-3
+
+
+def test_a_view_with_the_same_mask_is_the_first_view_and_takes_no_forward(recipe, files):
+    content = recipe(data={"train": str(files / "texts.txt")}, model__dropout=0.3, views=[{}, {"dropout": "same"}])
+    _, ((one, two),), ids, _ = forward(content, rows=TrainingRows(ROWS.texts[:1]))
+    assert one is two and len(ids) == 3
+
+
+def test_an_embedding_augmentation_changes_its_own_view_alone(recipe, files):
+    views = [{"embedding": {"name": "feature_cutoff", "rate": 0.5}}, {}]
+    content = recipe(data={"train": str(files / "texts.txt")}, model__dropout=0.0, views=views)
+    encoder, ((cut, clean),), ids, mask = forward(content, rows=TrainingRows(ROWS.texts[:1]))
+    encoder.eval()
+    whole = encoder(ids[3:], mask[3:])
+    torch.testing.assert_close(clean, whole, rtol=0, atol=1e-6)
+    assert (cut - whole).abs().max() > 1e-3
+
+
+def test_a_second_encoder_sees_what_is_not_the_anchor_and_is_trained_by_itself(recipe):
+    content = pairs(recipe, train__encoders=2, model__dropout=0.0, objectives=[{"name": "info_nce"}])
+    encoder, ((anchor,), (positive,)), ids, mask = forward(content, second=True)
+    (gradient,) = torch.autograd.grad(positive.sum(), [encoder.backbone.embeddings.word_embeddings.weight])
+    assert not gradient.any()
+    torch.testing.assert_close(anchor, encoder(ids, mask).chunk(2)[0], rtol=0, atol=1e-6)
+    torch.testing.assert_close(positive, encoder(ids, mask).chunk(2)[1], rtol=0, atol=1e-6)  # still equal weights
+
+    prepared = prepare(content)
+    before = [one.state_dict() for one in (prepared.encoder, prepared.second)]
+    before = [{name: tensor.clone() for name, tensor in state.items()} for state in before]
+    train(prepared, RunDirectory(content.output_dir), quiet=True)
+    for encoder, state in zip((prepared.encoder, prepared.second), before, strict=True):
+        assert any(not torch.equal(tensor, state[name]) for name, tensor in encoder.state_dict().items())
+    name = "backbone.embeddings.word_embeddings.weight"
+    assert not torch.equal(prepared.encoder.state_dict()[name], prepared.second.state_dict()[name])
+
+
+def test_what_an_augmentation_lacks_is_said_when_it_is_opened(recipe):
+    content = pairs(recipe, views=[{}, {"text": {"name": "crops"}}], objectives=[{"name": "nt_xent"}])
+    with pytest.raises(UserError, match=r"no text augmentation 'crops' \(did you mean 'crop'"):
+        Views(content)
