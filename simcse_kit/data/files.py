@@ -91,15 +91,17 @@ def format_of(path: Path) -> str:
     )
 
 
-def read_lines(path: Path, *, keep_ends: bool = False) -> Iterator[str]:
-    """Yield the lines of a UTF-8 file, decompressed where its name ends in ``.gz``.
+def read_lines(path: Path, *, keep_ends: bool = False, encoding: str = "UTF-8") -> Iterator[str]:
+    """Yield the lines of a text file, decompressed where its name ends in ``.gz``.
 
     Args:
         path: the file.
         keep_ends: leave the LF or CR LF at the end of each line.
+        encoding: how the characters are written.
 
     Raises:
-        UserError: for a file that cannot be opened, bytes that are not UTF-8 (with the line), and broken gzip.
+        UserError: for a file that cannot be opened, bytes that are not of the encoding (with the line), and broken
+            gzip.
     """
     number = 1
     try:
@@ -107,15 +109,29 @@ def read_lines(path: Path, *, keep_ends: bool = False) -> Iterator[str]:
             for number, raw in enumerate(file, start=1):
                 if number == 1:
                     raw = raw.removeprefix(codecs.BOM_UTF8)
-                line = raw.decode()
+                line = raw.decode(encoding)
                 yield line if keep_ends else line.removesuffix("\n").removesuffix("\r")
     except UnicodeDecodeError as error:
         byte = error.object[error.start]
-        raise UserError(f"{path}, line {number}: byte 0x{byte:02x} is not UTF-8; convert the file to UTF-8") from error
+        raise UserError(
+            f"{path}, line {number}: byte 0x{byte:02x} is not {encoding}; convert the file to {encoding}"
+        ) from error
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise UserError(f"{path} is no complete gzip file: {error}") from error
     except OSError as error:
         raise _unreadable(path, error) from error
+
+
+def tab_separated(path: Path, line: int, text: str, *, at_least: int) -> list[str]:
+    """Split a line into its cells, of which so many are needed.
+
+    Raises:
+        UserError: if there are fewer.
+    """
+    cells = text.split("\t")
+    if len(cells) < at_least:
+        raise UserError(f"{path}, line {line}: {at_least} tab-separated columns are needed, there are {len(cells)}")
+    return cells
 
 
 def sha256_of_files(*paths: Path) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tarfile
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from simcse_kit.data.files import sha256_of_files
@@ -51,6 +52,25 @@ def senteval_folder() -> Path:
     if not folder.is_dir():
         _unpack(_download(), folder)
     return folder
+
+
+def find_folder(task: str, folder: str, data: Sequence[str | Path]) -> Path:
+    """Return the first ``folder`` that lies in one of the data folders or below its ``data/downstream``.
+
+    Args:
+        task: what begins the error message.
+        folder: where the task's files are, in SentEval's layout.
+        data: folders in this layout, or SentEval's root.
+
+    Raises:
+        UserError: if it lies in none of them.
+    """
+    roots = [Path(root).expanduser() for root in data]
+    for root in roots:
+        for base in (root, root / "data" / "downstream"):
+            if (base / folder).is_dir():
+                return base / folder
+    raise UserError(f"{task}: no folder {folder} in {', '.join(map(str, roots))}")
 
 
 def _download() -> Path:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from simcse_kit.data.files import column_names, iter_rows, sha256_of_files
 from simcse_kit.data.hub import fetch_file, load_split, split_rows
 from simcse_kit.data.rows import did_you_mean, sha256_of_rows
-from simcse_kit.data.senteval import senteval_folder
+from simcse_kit.data.senteval import find_folder, senteval_folder
 from simcse_kit.data.sts_formats import (
     Pair,
     has_stsb_layout,
@@ -138,7 +138,7 @@ def load_sts_task(name: str, data: Sequence[str | Path], *, split: str = "test",
     if text == "raw" and name != "STSB":
         raise UserError(f"{name} has no raw text, only STSB has; use text 'disk'")
     if name in SUBSETS:
-        folder = _find(name, f"STS/{name}-en-test", data)
+        folder = find_folder(name, f"STS/{name}-en-test", data)
         files = [(folder / f"STS.input.{subset}.txt", folder / f"STS.gs.{subset}.txt") for subset in SUBSETS[name]]
         subsets = [
             _subset(subset, texts, read_semeval(texts, golds))
@@ -146,10 +146,11 @@ def load_sts_task(name: str, data: Sequence[str | Path], *, split: str = "test",
         ]
         return StsTask(name, split, text, tuple(subsets), sha256_of_files(*chain.from_iterable(files)))
     if name == "SICKR":
-        path = _find(name, "SICK", data) / _SICK_FILES[split]
+        path = find_folder(name, "SICK", data) / _SICK_FILES[split]
         subset = _subset(name, path, read_sick(path))
     else:
-        path = _find(name, "raw/STSBenchmark" if text == "raw" else "STS/STSBenchmark", data) / f"sts-{split}.csv"
+        folder = find_folder(name, "raw/STSBenchmark" if text == "raw" else "STS/STSBenchmark", data)
+        path = folder / f"sts-{split}.csv"
         subset = _subset(name, path, read_stsb(path))
     return StsTask(name, split, text, (subset,), sha256_of_files(path))
 
@@ -213,13 +214,3 @@ def _subset(name: str, source: str | Path, pairs: Iterable[Pair]) -> StsSubset:
         raise UserError(f"{source} has no scored pairs")
     sentences1, sentences2, scores = columns
     return StsSubset(name, list(sentences1), list(sentences2), np.array(scores, dtype=np.float64))
-
-
-def _find(name: str, folder: str, data: Sequence[str | Path]) -> Path:
-    """Return the first ``folder`` that lies in one of the data folders or below its ``data/downstream``."""
-    roots = [Path(root).expanduser() for root in data]
-    for root in roots:
-        for base in (root, root / "data" / "downstream"):
-            if (base / folder).is_dir():
-                return base / folder
-    raise UserError(f"{name}: no folder {folder} in {', '.join(map(str, roots))}")

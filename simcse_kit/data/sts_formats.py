@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from simcse_kit.data.files import format_of, read_lines
+from simcse_kit.data.files import format_of, read_lines, tab_separated
 from simcse_kit.data.rows import Row, as_number, as_text
 from simcse_kit.errors import UserError
 
@@ -37,7 +37,7 @@ def read_semeval(texts: Path, golds: Path) -> Iterator[Pair]:
         raise UserError(f"{texts} has {len(text_lines)} lines, but its scores {golds} {len(gold_lines)}")
     for line, (text, gold) in enumerate(zip(text_lines, gold_lines, strict=True), start=1):
         if gold.strip():
-            sentence1, sentence2 = _cells(texts, line, text, at_least=2)[:2]
+            sentence1, sentence2 = tab_separated(texts, line, text, at_least=2)[:2]
             yield sentence1, sentence2, _score(golds, line, gold, lowest=0)
 
 
@@ -50,7 +50,7 @@ def read_stsb(path: Path) -> Iterator[Pair]:
         UserError: for a malformed line.
     """
     for line, text in enumerate(read_lines(path), start=1):
-        cells = _cells(path, line, text, at_least=7)
+        cells = tab_separated(path, line, text, at_least=7)
         yield cells[5], cells[6], _score(path, line, cells[4], lowest=0)
 
 
@@ -62,7 +62,7 @@ def read_sick(path: Path) -> Iterator[Pair]:
     """
     for line, text in enumerate(read_lines(path), start=1):
         if line > 1:
-            cells = _cells(path, line, text, at_least=4)
+            cells = tab_separated(path, line, text, at_least=4)
             yield cells[1], cells[2], _score(path, line, cells[3], lowest=1)
 
 
@@ -104,13 +104,6 @@ def read_table(rows: Iterable[Row], columns: tuple[str, str, str]) -> Iterator[P
     for row in rows:
         cell1, cell2, cell3 = row.cells
         yield as_text(row, first, cell1), as_text(row, second, cell2), as_number(row, score, cell3)
-
-
-def _cells(path: Path, line: int, text: str, *, at_least: int) -> list[str]:
-    cells = text.split("\t")
-    if len(cells) < at_least:
-        raise UserError(f"{path}, line {line}: {at_least} tab-separated columns are needed, there are {len(cells)}")
-    return cells
 
 
 def _score(path: Path, line: int, text: str, *, lowest: int) -> float:

@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from simcse_kit.data.files import read_lines, sha256_of_files
+from simcse_kit.data.files import read_lines, sha256_of_files, tab_separated
 from simcse_kit.data.rows import did_you_mean
-from simcse_kit.errors import UserError, one_line
+from simcse_kit.data.senteval import find_folder
+from simcse_kit.errors import UserError
 
 TRANSFER_TASKS = ("MR", "CR", "SUBJ", "MPQA", "SST2", "TREC", "MRPC")
 
@@ -84,7 +85,7 @@ def load_transfer_task(name: str, data: Sequence[str | Path]) -> TransferTask:
             the task does not have.
     """
     name = transfer_task_name(name)
-    folder = _find(name, "SST/binary" if name == "SST2" else name, data)
+    folder = find_folder(name, "SST/binary" if name == "SST2" else name, data)
     if name in _CLASS_FILES:
         positive, negative = (folder / file for file in _CLASS_FILES[name])
         samples = chain(_read_class(positive, 1), _read_class(negative, 0))
@@ -116,18 +117,13 @@ def _read_class(path: Path, label: int) -> Iterator[Sample]:
 def _read_sst2(path: Path) -> Iterator[Sample]:
     """Yield the lines of SST-2: sentence TAB 0 or 1."""
     for line, text in enumerate(read_lines(path), start=1):
-        sentence, label = _cells(path, line, text, at_least=2)[:2]
+        sentence, label = tab_separated(path, line, text, at_least=2)[:2]
         yield (_spaced(sentence),), _label(path, line, label, ("0", "1"))
 
 
 def _read_trec(path: Path) -> Iterator[Sample]:
     """Yield the lines of TREC, which are ISO-8859-1: COARSE:fine question."""
-    try:
-        with path.open(encoding="latin-1") as file:
-            lines = file.readlines()
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or one_line(error)}") from error
-    for line, text in enumerate(lines, start=1):
+    for line, text in enumerate(read_lines(path, encoding="ISO-8859-1"), start=1):
         types, _, question = text.partition(" ")
         coarse, _, fine = types.partition(":")
         if not fine:
@@ -138,7 +134,7 @@ def _read_trec(path: Path) -> Iterator[Sample]:
 def _read_mrpc(path: Path) -> Iterator[Sample]:
     """Yield the pairs of MRPC: a header, then 0 or 1, two ids and two sentences, TAB between them and no quoting."""
     for line, text in islice(enumerate(read_lines(path), start=1), 1, None):
-        label, _, _, sentence1, sentence2 = _cells(path, line, text, at_least=5)[:5]
+        label, _, _, sentence1, sentence2 = tab_separated(path, line, text, at_least=5)[:5]
         yield (_spaced(sentence1), _spaced(sentence2)), _label(path, line, label, ("0", "1"))
 
 
@@ -166,24 +162,7 @@ def _spaced(text: str) -> str:
     return " ".join(text.split())
 
 
-def _cells(path: Path, line: int, text: str, *, at_least: int) -> list[str]:
-    cells = text.split("\t")
-    if len(cells) < at_least:
-        raise UserError(f"{path}, line {line}: {at_least} tab-separated columns are needed, there are {len(cells)}")
-    return cells
-
-
 def _label(path: Path, line: int, label: str, classes: Sequence[str]) -> int:
     if label not in classes:
         raise UserError(f"{path}, line {line}: the label {label!r} is none of {', '.join(classes)}")
     return classes.index(label)
-
-
-def _find(name: str, folder: str, data: Sequence[str | Path]) -> Path:
-    """Return the first ``folder`` that lies in one of the data folders or below its ``data/downstream``."""
-    roots = [Path(root).expanduser() for root in data]
-    for root in roots:
-        for base in (root, root / "data" / "downstream"):
-            if (base / folder).is_dir():
-                return base / folder
-    raise UserError(f"{name}: no folder {folder} in {', '.join(map(str, roots))}")
