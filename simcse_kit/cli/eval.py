@@ -129,7 +129,7 @@ def _load_tasks(
     tasks: str | None, data: Sequence[str], split: str, text: str
 ) -> tuple[list[StsTask], list[TransferTask]]:
     """Load the tasks asked for, and each set of pairs in `data` as a task of its own."""
-    from simcse_kit.data.senteval import senteval_folder
+    from simcse_kit.data.senteval import senteval_folders
     from simcse_kit.data.sts import load_evaluation, load_sts_task
     from simcse_kit.data.transfer import load_transfer_task
 
@@ -142,10 +142,10 @@ def _load_tasks(
     sts, transfer = ([], []) if only_sets else _task_names("sts" if tasks is None else tasks)
     if split == "dev" and not set(sts).issubset(_TASKS_WITH_DEV):
         raise UserError("--split dev: only STSB and SICKR have a dev split; ask for --tasks STSB,SICKR")
-    if text == "raw" and not set(sts).issubset(_TASKS_WITH_RAW):
+    if text == "raw" and {*sts, *transfer} != {*_TASKS_WITH_RAW}:
         raise UserError("--text raw: only STSB is there in raw text; ask for --tasks STSB")
     if (sts or transfer) and not folders:
-        folders = [senteval_folder()]
+        folders = senteval_folders()
     loaded = [load_sts_task(name, folders, split=split, text=text) for name in sts]
     loaded += [load_evaluation(source, task=_name_of(source), split=split) for source in sets]
     names = [task.name for task in loaded]

@@ -13,6 +13,8 @@ from simcse_kit.data.hub import fetch_file, stated_sha256
 from simcse_kit.errors import UserError, one_line
 
 _ARCHIVE = "hf://datasets/princeton-nlp/datasets-for-simcse/senteval.tar"
+# By any of these a folder in SentEval's layout is known; the last is SentEval's root.
+_LAYOUT = ("STS", "SICK", "MR", "CR", "SUBJ", "MPQA", "SST", "TREC", "MRPC", "data/downstream")
 
 
 def data_root() -> Path | None:
@@ -34,24 +36,26 @@ def data_root() -> Path | None:
     return root if (checkout / "pyproject.toml").is_file() and root.is_dir() else None
 
 
-def senteval_folder() -> Path:
-    """Return a folder in SentEval's layout (``STS/``, ``SICK/`` and so on).
+def senteval_folders() -> list[Path]:
+    """Return folders in SentEval's layout (``STS/``, ``SICK/``, ``MR/`` and so on).
 
-    It is ``sts`` in ``data_root()`` if that exists; else SimCSE's ``senteval.tar``, which is downloaded and unpacked
-    once into the hub's assets cache and found there from then on.
+    They are those of ``data_root()``, its ``sts`` and its ``transfer`` that have this layout; where none has, SimCSE's
+    ``senteval.tar``, which is downloaded and unpacked once into the hub's assets cache and found there from then on.
 
     Raises:
         UserError: if the archive is needed and cannot be had, is not the file that the hub states, or is malformed.
     """
     root = data_root()
-    if root is not None and (root / "sts").is_dir():
-        return root / "sts"
+    places = [] if root is None else [root, root / "sts", root / "transfer"]
+    local = [place for place in places if any((place / content).is_dir() for content in _LAYOUT)]
+    if local:
+        return local
     from huggingface_hub import cached_assets_path
 
     folder = cached_assets_path("simcse_kit", namespace="senteval") / "downstream"
     if not folder.is_dir():
         _unpack(_download(), folder)
-    return folder
+    return [folder]
 
 
 def find_folder(task: str, folder: str, data: Sequence[str | Path]) -> Path:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from simcse_kit.data.files import column_names, iter_rows, sha256_of_files
 from simcse_kit.data.hub import fetch_file, load_split, split_rows
 from simcse_kit.data.rows import did_you_mean, sha256_of_rows
-from simcse_kit.data.senteval import find_folder, senteval_folder
+from simcse_kit.data.senteval import find_folder, senteval_folders
 from simcse_kit.data.sts_formats import (
     Pair,
     has_stsb_layout,
@@ -104,7 +104,7 @@ def load_evaluation(data: str | Path, *, task: str, split: str, text: str = "dis
     if name == "scenes":
         return _load_scenes(split)
     if name == "senteval":
-        return load_sts_task(task, [senteval_folder()], split=split, text=text)
+        return load_sts_task(task, senteval_folders(), split=split, text=text)
     if name.startswith("hub:"):
         return _load_hub(name, task)
     path = fetch_file(name) if name.startswith("hf://") else Path(data).expanduser()

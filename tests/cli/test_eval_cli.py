@@ -84,6 +84,8 @@ def test_constant_gold_gives_null_with_its_reason(tmp_path, capsys):
         (["--data", "{own}", "--classifier", "svm"], "'svm' is not one of 'senteval', 'linear'"),
         (["--split", "dev"], "only STSB and SICKR have a dev split; ask for --tasks STSB,SICKR"),
         (["--tasks", "sts", "--text", "raw"], "only STSB is there in raw text; ask for --tasks STSB"),
+        (["--tasks", "STSB,MR", "--text", "raw"], "only STSB is there in raw text; ask for --tasks STSB"),
+        (["--data", "{own}", "--text", "raw"], "only STSB is there in raw text; ask for --tasks STSB"),
         (["--split", "train"], "'train' is not one of 'test', 'dev'"),
         (["--data", "{folder}/missing"], "missing: there is no such folder or file"),
         (["--data", "{folder}", "--tasks", "STSB"], "STSB: no folder STS/STSBenchmark in"),

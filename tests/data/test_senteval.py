@@ -7,7 +7,7 @@ import huggingface_hub
 import pytest
 
 from simcse_kit.data import senteval
-from simcse_kit.data.senteval import data_root, senteval_folder
+from simcse_kit.data.senteval import data_root, senteval_folders
 from simcse_kit.data.sts import load_evaluation
 from simcse_kit.errors import UserError
 
@@ -54,7 +54,7 @@ def test_the_archive_is_fetched_once_and_unpacked(published, assets):
     fetches = published(ARCHIVE)
     task = load_evaluation("senteval", task="SICKR", split="dev")
     assert (task.subsets[0].sentences1, task.subsets[0].scores.tolist()) == (["a"], [3.6])
-    folder = senteval_folder()
+    (folder,) = senteval_folders()
     assert assets in folder.parents
     assert (folder / "STS" / "note").read_text() == "x"
     assert fetches == ["hf://datasets/princeton-nlp/datasets-for-simcse/senteval.tar"]
@@ -72,24 +72,28 @@ def test_the_archive_is_fetched_once_and_unpacked(published, assets):
 def test_a_bad_archive_leaves_nothing_behind(published, assets, tmp_path, content, stated, said):
     published(content, stated)
     with pytest.raises(UserError, match=rf"^[^\n]*senteval\.tar[^\n]*{said}[^\n]*$"):
-        senteval_folder()
+        senteval_folders()
     assert not list(tmp_path.rglob("outside"))
     assert [path for path in assets.rglob("*") if path.is_file()] == []
     published(ARCHIVE)
-    assert (senteval_folder() / "SICK").is_dir()
+    assert (senteval_folders()[0] / "SICK").is_dir()
 
 
 def test_offline_it_is_one_line(monkeypatch, assets):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match=r"senteval\.tar: not to be had [^\n]*$"):
-        senteval_folder()
+        senteval_folders()
 
 
 def test_local_data_comes_first(monkeypatch, tmp_path):
-    (tmp_path / "sts").mkdir()
+    (tmp_path / "sts" / "SICK").mkdir(parents=True)
+    (tmp_path / "transfer" / "MR").mkdir(parents=True)
+    (tmp_path / "nli").mkdir()
     monkeypatch.setenv("SIMCSE_KIT_DATA", str(tmp_path))
     assert data_root() == tmp_path
-    assert senteval_folder() == tmp_path / "sts"
+    assert senteval_folders() == [tmp_path / "sts", tmp_path / "transfer"]
+    (tmp_path / "data" / "downstream").mkdir(parents=True)
+    assert senteval_folders()[0] == tmp_path
     monkeypatch.setenv("SIMCSE_KIT_DATA", str(tmp_path / "none"))
     with pytest.raises(UserError, match=r"SIMCSE_KIT_DATA names .*none, which is no folder"):
         data_root()
