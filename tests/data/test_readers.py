@@ -252,7 +252,7 @@ def test_a_cut_off_parquet_file_is_one_line(tmp_path):
         (".", "is a directory"),
         ([], "list of data files is empty"),
         ("hf://owner/name/file.csv", "hf://datasets/owner/name@revision/file"),
-        ("hub:name", "hub:owner/name:split"),
+        ("hub:name", "hub:owner/name@revision/configuration:split"),
     ],
 )
 def test_mistaken_sources(tmp_path, monkeypatch, source, said):
