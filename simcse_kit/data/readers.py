@@ -9,13 +9,16 @@ from pathlib import Path
 from simcse_kit.data.files import iter_rows, sha256_of_files
 from simcse_kit.data.hub import fetch_file, load_split, split_rows
 from simcse_kit.data.rows import Row, as_label, as_text, sha256_of_rows
+from simcse_kit.data.senteval import senteval_folders
+from simcse_kit.data.sts_texts import STS_TEXTS, sts_texts
 from simcse_kit.errors import UserError
 
 Columns = dict[str, list[str]]
 """Texts by column name, in the order asked for; all columns are equally long."""
 
 Source = str | Path | Sequence[str | Path]
-"""File, glob, ``hf://datasets/owner/name@revision/file``, ``hub:owner/name:split``, ``scenes``, or a list of these."""
+"""File, glob, ``hf://datasets/owner/name@revision/file``, ``hub:owner/name:split``, ``scenes``, ``sts_texts``, or a
+list of these."""
 
 SCENES = "scenes"
 
@@ -83,7 +86,7 @@ def expand(source: Source) -> list[str | Path]:
         if not source:
             raise UserError("the list of data files is empty")
         return list(chain.from_iterable(expand(item) for item in source))
-    if isinstance(source, str) and (source == SCENES or source.startswith(("hf://", "hub:"))):
+    if isinstance(source, str) and (source in (SCENES, STS_TEXTS) or source.startswith(("hf://", "hub:"))):
         return [source]
     path = Path(source).expanduser()
     if path.is_dir():
@@ -103,6 +106,8 @@ def _rows(name: str | Path, columns: Sequence[str], limit: int | None) -> Iterat
     """Yield a source's rows; only the scenes, which are made all at once, need to know how many will be read."""
     if name == SCENES:
         return _scene_rows(columns, limit)
+    if name == STS_TEXTS:
+        return _sts_rows(columns)
     if isinstance(name, Path):
         return iter_rows(name, columns)
     if name.startswith("hub:"):
@@ -124,11 +129,19 @@ def _scene_rows(columns: Sequence[str], limit: int | None) -> Iterator[Row]:
     return (Row(SCENES, number, None, row) for number, row in enumerate(cells, start=1))
 
 
+def _sts_rows(columns: Sequence[str]) -> Iterator[Row]:
+    if len(columns) != 1:
+        raise UserError(f"{STS_TEXTS} has one column, its sentences, not {len(columns)}")
+    return (Row(STS_TEXTS, number, None, (text,)) for number, text in enumerate(sts_texts(senteval_folders()), start=1))
+
+
 def _sha256(name: str | Path) -> str:
     if name == SCENES:
         from simcse_kit.data import scenes
 
         return sha256_of_files(*sorted(path for path in Path(scenes.__file__).parent.iterdir() if path.is_file()))
+    if name == STS_TEXTS:
+        return sha256_of_rows(row.cells for row in _sts_rows(["text"]))
     if isinstance(name, Path):
         return sha256_of_files(name)
     if name.startswith("hub:"):

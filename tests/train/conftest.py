@@ -1,27 +1,18 @@
 """Fixtures of the training tests: small training files, and recipes over them for a tiny random BERT."""
 
-import csv
 import json
 import multiprocessing
 import random
 
 import pytest
+from small_files import WORDS, write_csv
 
 from simcse_kit.train.loop import prepare, train
 from simcse_kit.train.recipe import Recipe
 from simcse_kit.train.rundir import RunDirectory
 
-# Words that the tokenizers of the tiny checkpoints know.
-WORDS = ["man", "guitar", "street", "children", "red", "ball", "cat", "door", "garden", "letter", "dog", "boats"]
-
 # What a run imports only once it is under way.
 _IMPORTED_LATE = ["scipy.stats", "transformers.models.auto.modeling_auto", "transformers.models.bert.modeling_bert"]
-
-
-def write_csv(path, header, rows):
-    with path.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([header, *rows])
-    return path
 
 
 @pytest.fixture(scope="session")

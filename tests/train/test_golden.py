@@ -1,0 +1,102 @@
+"""Every recipe, ten steps on a tiny random backbone: all that can learn does, and the losses are the recorded ones.
+
+``UPDATE_GOLDEN=1 pytest tests/train/test_golden.py -n 0`` records them anew; the difference is for a person to judge.
+"""
+
+import json
+import os
+import random
+from pathlib import Path
+
+import pytest
+from small_files import WORDS, write_csv
+
+from simcse_kit.train.loop import prepare, train
+from simcse_kit.train.recipe import Recipe, merge, stage_recipes
+from simcse_kit.train.recipe_file import load_recipe
+from simcse_kit.train.rundir import RunDirectory
+
+ROOT = Path(__file__).resolve().parents[2]
+GOLDEN = Path(__file__).with_name("golden_losses.json")
+RECORDED = json.loads(GOLDEN.read_text()) if GOLDEN.exists() else {}
+RUNS = [
+    pytest.param(path.name, stage, id=f"{path.stem}-{stage}" if stages > 1 else path.stem)
+    for path in sorted((ROOT / "recipes").glob("*.yaml"))
+    for stages in [len(stage_recipes(load_recipe(path)))]
+    for stage in range(stages)
+]
+
+
+def data_for(recipe, folder):
+    """A small file of the kind that the recipe reads."""
+    draw = random.Random(5)
+
+    def text():
+        return " ".join(draw.choices(WORDS, k=draw.randint(2, 9)))
+
+    path, data = folder / "train.csv", recipe.data
+    if data.train == "scenes":
+        return "scenes"
+    if data.convert in ("next_sentence", "next_three_sentences"):
+        path = folder / "train.txt"
+        path.write_text("\n\n".join("\n".join(text() for _ in range(9)) for _ in range(8)))
+    elif data.convert == "scored_pairs":
+        write_csv(path, ["sentence1", "sentence2", "score"], [[text(), text(), i % 6] for i in range(60)])
+    elif data.convert == "nli_pairs":
+        write_csv(path, data.columns, [[text(), text(), i % 3] for i in range(60)])
+    elif len(data.columns) == 1:
+        path = folder / "train.txt"
+        path.write_text("".join(f"{text()}\n" for _ in range(60)))
+    else:
+        write_csv(path, data.columns, [[text() for _ in data.columns] for _ in range(60)])
+    return str(path)
+
+
+@pytest.fixture
+def small(tiny_checkpoint, tmp_path):
+    """A recipe or stage on a tiny backbone and a few rows, with nothing else changed."""
+
+    def make(name, stage):
+        recipe = stage_recipes(load_recipe(ROOT / "recipes" / name))[stage]
+        changes = {
+            "model": {
+                "max_length": min(recipe.model.max_length, 96),
+                "name": str(tiny_checkpoint("roberta" if "roberta" in name else "bert")),
+            },
+            "data": {"train": data_for(recipe, tmp_path)},
+            "train": {"batch_size": 8, "max_steps": 10, "precision": "fp32", "patience": None},
+            "evaluation": {"data": None},
+            "report": None,
+            "stages": [],
+            "output_dir": str(tmp_path / "run"),
+        }
+        return Recipe.model_validate(merge(recipe.model_dump(), changes))
+
+    return make
+
+
+@pytest.mark.parametrize(("name", "stage"), RUNS)
+def test_a_recipe_trains_everything_and_its_losses_are_the_recorded_ones(small, name, stage, request):
+    recipe = small(name, stage)
+    prepared = prepare(recipe)
+    modules = [module for module in (prepared.encoder, prepared.second, prepared.objective) if module is not None]
+    parameters = {f"{i}.{key}": p for i, module in enumerate(modules) for key, p in module.named_parameters()}
+    trainable = {key: parameter for key, parameter in parameters.items() if parameter.requires_grad}
+    moved = set()
+    for key, parameter in trainable.items():
+        parameter.register_post_accumulate_grad_hook(lambda p, key=key: p.grad.any() and moved.add(key))
+    train(prepared, RunDirectory(recipe.output_dir), quiet=True)
+    assert moved == set(trainable)
+
+    lines = (Path(recipe.output_dir) / "metrics.jsonl").read_text().splitlines()
+    losses = [json.loads(line)["loss"] for line in lines]
+    key = request.node.callspec.id
+    if os.environ.get("UPDATE_GOLDEN"):
+        RECORDED[key] = losses
+        GOLDEN.write_text(json.dumps(dict(sorted(RECORDED.items())), indent=1) + "\n")
+    assert len(losses) == 10
+    assert losses == pytest.approx(RECORDED[key], abs=1e-4)
+
+
+def test_no_recorded_run_is_without_its_recipe():
+    assert set(RECORDED) == {run.id for run in RUNS}
