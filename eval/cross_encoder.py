@@ -48,9 +48,10 @@ def train(
     seed: Annotated[int, typer.Option(help="Of the classifier's weights, the order of the pairs, dropout.")] = 42,
 ) -> None:
     """Train a cross-encoder on STS-B train and keep the best by STS-B dev."""
+    from simcse_kit.data.overlap import fingerprints, write_fingerprints
     from simcse_kit.data.sts import load_sts_task
     from simcse_kit.locate import locate
-    from simcse_kit.output import check_new_directory
+    from simcse_kit.output import check_new_directory, new_directory
 
     check_new_directory(output)
     train_task, dev_task = (load_sts_task("STSB", [data], split=split, text=text) for split in ("train", "dev"))
@@ -70,10 +71,13 @@ def train(
             cross_encoder, train_task, dev_task, checkpoints, epochs=epochs, batch_size=batch_size, lr=lr, seed=seed
         )
         trainer.train()
-        cross_encoder.save_pretrained(str(output), create_model_card=False)
     best = {"task": "STSB", "split": "dev", "spearman": 100 * trainer.state.best_metric}
     record = _record(train_task, best | {"step": trainer.state.best_global_step}, seed=seed)
-    (output / "run.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    with new_directory(output) as temporary:
+        cross_encoder.save_pretrained(str(temporary), create_model_card=False)
+        (temporary / "run.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        (subset,) = train_task.subsets
+        write_fingerprints(temporary, fingerprints([subset.sentences1, subset.sentences2]), None)
     print(f"{output}: STS-B dev {best['spearman']:.2f} (Spearman x100), the best of {epochs} epochs")
 
 

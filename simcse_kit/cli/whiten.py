@@ -55,9 +55,11 @@ def whiten(
 ) -> None:
     """Give a model's vectors mean 0 and identity covariance on a set of texts (Su et al. 2021).
 
-    The whitened model does not bring its vectors to unit length.
+    The whitened model does not bring its vectors to unit length. It knows the texts that it was fitted on as a trained
+    model knows its training text: its figures say so where they are an evaluation's.
     """
     from simcse_kit.cli.encode import read_texts
+    from simcse_kit.data.overlap import fingerprints, read_fingerprints, write_fingerprints
 
     check_new_directory(output)
     texts = [text for text in read_texts(source, column) if text.strip()]
@@ -67,6 +69,7 @@ def whiten(
     whitened = whitening.whiten(encoder, texts, dimensions, show_progress=sys.stderr.isatty())
     with new_directory(output) as temporary:
         whitened.save_pretrained(temporary)
+        write_fingerprints(temporary, fingerprints([texts]), read_fingerprints(Path(encoder.source)))
     print(f"{output}: {encoder.dimension} -> {whitened.dimension} dimensions, whitened on {len(texts)} texts")
 
 

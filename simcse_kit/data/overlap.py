@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from simcse_kit.errors import UserError, one_line
 from simcse_kit.output import replacing
 
 Fingerprints = NDArray[np.uint64]
@@ -81,9 +82,21 @@ def write_fingerprints(directory: Path, own: Fingerprints, base: Fingerprints | 
 
 
 def read_fingerprints(directory: Path) -> Fingerprints | None:
-    """The fingerprints of the text that a model directory's model was trained on; None if it does not say."""
+    """The fingerprints of the text that a model directory's model was trained on; None if it does not say.
+
+    Raises:
+        UserError: If its file is damaged, or not one of ours.
+    """
     path = directory / FINGERPRINTS_FILE
-    return np.load(path, allow_pickle=False) if path.is_file() else None
+    if not path.is_file():
+        return None
+    try:
+        table = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"{path}: cannot be read as fingerprints of training text: {one_line(error)}") from error
+    if not isinstance(table, np.ndarray) or table.dtype != np.uint64 or table.ndim != 2:
+        raise UserError(f"{path}: holds no fingerprints of training text")
+    return table
 
 
 def _fingerprint(text: str) -> int:

@@ -7,6 +7,7 @@ from sentence_transformers import SentenceTransformer
 
 from simcse_kit import SentenceEncoder
 from simcse_kit.cli import whiten as command
+from simcse_kit.data.overlap import overlap, read_fingerprints
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +31,7 @@ def test_the_whitened_model_is_written_and_said(tiny_checkpoint, texts, tmp_path
     opened = SentenceEncoder.from_pretrained(output)
     assert (opened.pooling, opened.dimension, opened.normalize) == ("first_last_mean", 16, False)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["texts.txt", "whitened"]
+    assert overlap(read_fingerprints(output), texts).train_rows == 60
 
 
 @pytest.mark.parametrize("column", [None, "body"])

@@ -6,7 +6,15 @@ import re
 import numpy as np
 import pytest
 
-from simcse_kit.data.overlap import Overlap, fingerprints, overlap, read_fingerprints, write_fingerprints
+from simcse_kit.data.overlap import (
+    FINGERPRINTS_FILE,
+    Overlap,
+    fingerprints,
+    overlap,
+    read_fingerprints,
+    write_fingerprints,
+)
+from simcse_kit.errors import UserError
 
 TRAIN = [
     ["A man's guitar.", "Snow falls", "", "...", "Änderung!"],
@@ -49,6 +57,19 @@ def test_a_model_that_goes_on_from_another_has_seen_the_text_of_both(tmp_path):
     write_fingerprints(tmp_path, second, first)
     both = overlap(read_fingerprints(tmp_path), ["two", "three", "five"])
     assert both == Overlap(train_rows=2, of_rows=3, sentences=2, of_sentences=3)
+
+
+@pytest.mark.parametrize("content", [b"", b"no array", np.lib.format.magic(1, 0)])
+def test_a_damaged_file_is_said(tmp_path, content):
+    (tmp_path / FINGERPRINTS_FILE).write_bytes(content)
+    with pytest.raises(UserError, match=rf"^[^\n]*{FINGERPRINTS_FILE}: cannot be read[^\n]*$"):
+        read_fingerprints(tmp_path)
+
+
+def test_another_array_is_refused(tmp_path):
+    np.save(tmp_path / FINGERPRINTS_FILE, np.zeros(3))
+    with pytest.raises(UserError, match="holds no fingerprints"):
+        read_fingerprints(tmp_path)
 
 
 @pytest.mark.reference

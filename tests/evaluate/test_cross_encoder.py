@@ -152,6 +152,7 @@ def test_training_keeps_the_best_epoch_by_dev(tiny_checkpoint, stsb, tmp_path, n
     arguments = [str(tiny_checkpoint("bert")), "--data", str(stsb), "-o", str(output), "--lr", "1e-3", "--epochs", "2"]
     assert command.main([*arguments, "--batch-size", "8", "--seed", "3"]) == 0
     record = json.loads((output / "run.json").read_text())
+    from simcse_kit.data.overlap import overlap, read_fingerprints
     from simcse_kit.data.sts import load_sts_task
     from simcse_kit.evaluate.sts import correlate
 
@@ -162,6 +163,8 @@ def test_training_keeps_the_best_epoch_by_dev(tiny_checkpoint, stsb, tmp_path, n
     assert record["best"]["step"] in (16, 32)
     train_hash = sha256_of_files(stsb / "STS/STSBenchmark/sts-train.csv")
     assert (record["seed"], list(record["data"]["train"].values())) == (3, [train_hash])
+    train = load_sts_task("STSB", [stsb], split="train")
+    assert overlap(read_fingerprints(output), train.sentences).train_rows == len(train.subsets[0].scores)
     assert f"{output}: STS-B dev {spearman:.2f} (Spearman x100)" in capsys.readouterr().out
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "trained"]
     assert command.main(arguments) == 2
