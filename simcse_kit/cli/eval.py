@@ -133,11 +133,15 @@ def _load_tasks(
     from simcse_kit.data.sts import load_evaluation, load_sts_task
     from simcse_kit.data.transfer import load_transfer_task
 
+    folders, sets = [], []
     for source in data:
-        if not _is_remote(source) and not Path(source).expanduser().exists():
+        path = Path(source).expanduser()
+        if not _is_remote(source) and path.is_dir():
+            folders.append(path)
+        elif _is_remote(source) or path.exists():
+            sets.append(source)
+        else:
             raise UserError(f"--data {source}: there is no such folder or file")
-    folders = [Path(source).expanduser() for source in data if not _is_remote(source) and Path(source).is_dir()]
-    sets = [source for source in data if _is_remote(source) or not Path(source).is_dir()]
     only_sets = tasks is None and sets and not folders
     sts, transfer = ([], []) if only_sets else _task_names("sts" if tasks is None else tasks)
     if split == "dev" and not set(sts).issubset(_TASKS_WITH_DEV):
