@@ -130,8 +130,8 @@ def _load_tasks(
 ) -> tuple[list[StsTask], list[TransferTask]]:
     """Load the tasks asked for, and each set of pairs in `data` as a task of its own."""
     from simcse_kit.data.senteval import senteval_folders
-    from simcse_kit.data.sts import load_evaluation, load_sts_task
-    from simcse_kit.data.transfer import load_transfer_task
+    from simcse_kit.data.sts import STS_TASKS, load_evaluation, load_sts_task
+    from simcse_kit.data.transfer import TRANSFER_TASKS, load_transfer_task
 
     folders, sets = [], []
     for source in data:
@@ -142,6 +142,9 @@ def _load_tasks(
             sets.append(source)
         else:
             raise UserError(f"--data {source}: there is no such folder or file")
+    for source in sets:
+        if _name_of(source).upper() in (*STS_TASKS, *TRANSFER_TASKS):
+            raise UserError(f"--data {source}: would be named like a task of the papers; rename the file")
     only_sets = tasks is None and sets and not folders
     sts, transfer = ([], []) if only_sets else _task_names("sts" if tasks is None else tasks)
     if split == "dev" and not set(sts).issubset(_TASKS_WITH_DEV):

@@ -90,6 +90,7 @@ def test_constant_gold_gives_null_with_its_reason(tmp_path, capsys):
         (["--data", "{folder}/missing"], "missing: there is no such folder or file"),
         (["--data", "{folder}", "--tasks", "STSB"], "STSB: no folder STS/STSBenchmark in"),
         (["--data", "{own}", "--data", "{own}"], "two tasks would be named 'my-pairs.v1'"),
+        (["--data", "hf://datasets/owner/name/stsb.csv.gz"], "would be named like a task of the papers"),
         (["--data", "{own}", "--json", "{folder}/missing/x.json"], "missing' does not exist"),
         (["--data", "{own}", "--json", "{folder}"], "is a directory"),
         (["--data", "{own}", "nosuchmodel///"], "model 'nosuchmodel///'"),
