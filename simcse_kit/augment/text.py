@@ -10,7 +10,7 @@ what each name takes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -100,18 +100,28 @@ def open_text_augmentation(name: str, **settings: Any) -> BatchAugmentation:
         UserError: for an unknown name or setting, a rate outside [0, 1), and for word lists or models that are not to
             be had.
     """
+    given = {key: value for key, value in settings.items() if value is not None}
+    check_text_augmentation(name, given)
+    augmentation = TEXT_AUGMENTATIONS[name]
+    return augmentation.open(**{**augmentation.settings, **given})
+
+
+def check_text_augmentation(name: str, settings: Mapping[str, Any]) -> None:
+    """See that an augmentation is known and takes these settings, without opening it.
+
+    Raises:
+        UserError: for an unknown name or setting, and a rate outside [0, 1).
+    """
     if name not in TEXT_AUGMENTATIONS:
         known = ", ".join(TEXT_AUGMENTATIONS)
         raise UserError(f"no text augmentation {name!r}{did_you_mean(name, TEXT_AUGMENTATIONS)}; known are {known}")
-    augmentation = TEXT_AUGMENTATIONS[name]
-    given = {key: value for key, value in settings.items() if value is not None}
-    for key in given:
-        if key not in augmentation.settings:
-            known = ", ".join(augmentation.settings) or "no settings"
-            raise UserError(f"{name} takes no {key!r}{did_you_mean(key, augmentation.settings)}; it takes {known}")
-    if not 0 <= given.get("rate", 0) < 1:
-        raise UserError(f"{name}: rate {given['rate']} is no share of the words; it is at least 0 and less than 1")
-    return augmentation.open(**{**augmentation.settings, **given})
+    takes = TEXT_AUGMENTATIONS[name].settings
+    for key in settings:
+        if key not in takes:
+            known = ", ".join(takes) or "no settings"
+            raise UserError(f"{name} takes no {key!r}{did_you_mean(key, takes)}; it takes {known}")
+    if not 0 <= settings.get("rate", 0) < 1:
+        raise UserError(f"{name}: rate {settings['rate']} is no share of the words; it is at least 0 and less than 1")
 
 
 def _delete(words: list[str], count: int, generator: Generator) -> str:

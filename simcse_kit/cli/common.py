@@ -68,7 +68,8 @@ def run(app: typer.Typer, args: Sequence[str] | None = None) -> int:
         code = typer.main.get_command(app).main(None if args is None else list(args), standalone_mode=False) or 0
         sys.stdout.flush()
     except _UsageError as error:
-        return _complain(f"{error.format_message().rstrip('.')}; see --help")  # type: ignore[attr-defined]
+        message = error.format_message().rstrip(".").replace("Value error, ", "")  # type: ignore[attr-defined]
+        return _complain(f"{message}; see --help")
     except UserError as error:
         return _complain(str(error))
     except BrokenPipeError:

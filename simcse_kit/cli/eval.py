@@ -100,6 +100,8 @@ def evaluate(
     from simcse_kit.evaluate.word_vectors import vocabulary_of
     from simcse_kit.output import check_output
 
+    if as_seeds and len(models) < 2:
+        raise UserError("--as-seeds: seeds of a system are at least two models")
     if json is not None:
         check_output(json)
     sts, transfer = _load_tasks(tasks, data or [], split, text)

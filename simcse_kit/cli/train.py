@@ -45,13 +45,28 @@ def simcse_train(
     if check:
         from simcse_kit.train.plan import describe
 
-        print("\n\n".join("\n".join(describe(each)) for each in runs))
+        first, *later = runs
+        stages = [describe(first), *(describe(stage, start=first.model.name) for stage in later)]
+        print("\n\n".join("\n".join(lines) for lines in stages))
         return 0
-    for each in runs:
+    return _train_all(runs, resume=resume, overwrite=overwrite, quiet=quiet)
+
+
+def _train_all(runs: list[Recipe], *, resume: bool, overwrite: bool, quiet: bool) -> int:
+    """Train a recipe's stages, or its one run, passing over the stages that a run to resume has done."""
+    from simcse_kit.train.distributed import leave
+    from simcse_kit.train.rundir import RunDirectory
+
+    *stages, last = runs
+    left = [stage for stage in stages if not (resume and RunDirectory(stage.output_dir).has_done(stage))] + [last]
+    for each in left:
+        RunDirectory(each.output_dir).check(each, resume=resume, overwrite=overwrite)
+    for each in left:
         code = _train(each, resume=resume, overwrite=overwrite, quiet=quiet)
         if code:
-            return code
-    return 0
+            break
+    leave()
+    return code
 
 
 def _train(recipe: Recipe, *, resume: bool, overwrite: bool, quiet: bool) -> int:
@@ -60,7 +75,6 @@ def _train(recipe: Recipe, *, resume: bool, overwrite: bool, quiet: bool) -> int
     from simcse_kit.train.rundir import RunDirectory
 
     run_directory = RunDirectory(recipe.output_dir)
-    run_directory.check(recipe, resume=resume, overwrite=overwrite)
     report_task = open_task(recipe.report)
     prepared = prepare(recipe)
     main = prepared.accelerator.is_main_process

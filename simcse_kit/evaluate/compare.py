@@ -46,13 +46,12 @@ def merge(files: Mapping[str, ResultFile]) -> ResultFile:
         "geometry": [],
         "versions": next(iter(files.values()))["versions"],
     }
-    measured: dict[tuple[str, str], ResultEntry] = {}
+    measured: dict[tuple[str, bool], ResultEntry] = {}
     for name, content in files.items():
-        tasks = {(entry["task"], entry["metric"]) for entry in content["results"]}
-        if measured and not tasks & measured.keys():
-            raise UserError(f"{name}: has no task and metric in common with {', '.join(files)}")
+        if measured and not {_figure(entry) for entry in content["results"]} & measured.keys():
+            raise UserError(f"{name}: has no task in common with the files before it")
         for entry in content["results"]:
-            check_comparable(measured.setdefault((entry["task"], entry["metric"]), entry), entry)
+            check_comparable(measured.setdefault(_figure(entry), entry), entry)
         new = {model["id"]: f"m{len(merged['models']) + i}" for i, model in enumerate(content["models"])}
         merged["models"] += [{**model, "id": new[model["id"]]} for model in content["models"]]
         merged["results"] += [{**entry, "model": new[entry["model"]]} for entry in content["results"]]
@@ -85,6 +84,11 @@ def over_seeds(
     ]
 
 
+def _figure(entry: ResultEntry) -> tuple[str, bool]:
+    """Which figure an entry is: a task's, or MRPC's F1 beside its accuracy."""
+    return entry["task"], entry["metric"] == "f1"
+
+
 def _seeds_entry(task: str, metric: str | None, entries: Sequence[Any]) -> SeedsEntry:
     values = [entry["value"] for entry in entries]
     return {
@@ -107,6 +111,9 @@ def _check_one_system(models: Sequence[ModelEntry]) -> None:
     for model, system in zip(models[1:], systems[1:], strict=True):
         what = f"--as-seeds: {models[0]['path']} and {model['path']} are not seeds of one system"
         _refuse_differences(what, systems[0], system)
+    weights = [model["weights_sha256"] for model in models]
+    if len(set(weights)) < len(weights):
+        raise UserError("--as-seeds: two of the models have the same weights")
     seeds = [model["training"]["seed"] for model in models if model["training"]]
     repeated = sorted({seed for seed in seeds if seeds.count(seed) > 1})
     if repeated:

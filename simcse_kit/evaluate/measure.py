@@ -171,7 +171,7 @@ def result_file(measurements: Sequence[Measurement], plan: Plan, *, as_seeds: bo
 def _trained_in(source: str) -> Path:
     """The run directory of a system; of random weights, which no run has trained, a name that is none."""
     kind, model, _ = parse_system(source)
-    return Path(source if kind == RANDOM else model)
+    return Path(source if kind == RANDOM else model).expanduser()
 
 
 def training_of(directory: Path) -> TrainingEntry | None:

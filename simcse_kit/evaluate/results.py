@@ -25,6 +25,15 @@ AVERAGES: Mapping[str, Sequence[str]] = {"sts7": STS_TASKS, "transfer7": TRANSFE
 """The papers' averages, of correlations and of accuracies, and the tasks of each."""
 
 
+_NEEDED = {
+    "models": frozenset({"id", "path", "weights_sha256", "pooling", "head", "normalize", "dtype", "max_length"}),
+    "results": frozenset(
+        {"model", "task", "split", "metric", "aggregation", "protocol", "value", "reason", "n", "ci95", "subsets"}
+    ),
+    "averages": frozenset({"model", "name", "value"}),
+}
+
+
 class TrainingEntry(TypedDict):
     """What run.json says about where a model comes from."""
 
@@ -187,6 +196,15 @@ def read_results(path: Path) -> ResultFile:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     except ValueError as error:
         raise UserError(f"{path}: not valid JSON ({error})") from None
-    if not isinstance(content, dict) or not {"models", "results", "averages"} <= content.keys():
+    if not (isinstance(content, dict) and all(_holds(content.get(part), keys) for part, keys in _NEEDED.items())):
         raise UserError(f"{path}: not a result file of simcse-eval --json")
-    return cast(ResultFile, content)
+    # What files of other makers need not have.
+    optional: dict[str, Any] = {"seeds": [], "differences": [], "geometry": [], "versions": {}}
+    models = [{"training": None, **model} for model in content["models"]]
+    results = [{"overlap": None, **entry} for entry in content["results"]]
+    return cast(ResultFile, {**optional, **content, "models": models, "results": results})
+
+
+def _holds(entries: Any, keys: frozenset[str]) -> bool:
+    """Whether something is a list of objects that have these keys."""
+    return isinstance(entries, list) and all(isinstance(entry, dict) and keys <= entry.keys() for entry in entries)

@@ -9,6 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from simcse_kit.data.sts import STS_TASKS
 from simcse_kit.data.transfer import TRANSFER_TASKS
 from simcse_kit.evaluate.results import ModelEntry, ResultEntry, ResultFile
 
@@ -152,13 +153,20 @@ def _difference(value: float, interval: tuple[float, float]) -> str:
     return f"{value:+.2f}\n[{interval[0]:+.2f}, {interval[1]:+.2f}]"
 
 
+def _text(entry: ResultEntry) -> str:
+    """What a figure's text is; how a file of the user's own was prepared is not known."""
+    text = entry["protocol"]["text"]
+    known = entry["task"] in STS_TASKS or entry["task"] in TRANSFER_TASKS
+    return _TEXTS.get(text, text) if known else "as in the file"
+
+
 def _protocol(entries: Sequence[ResultEntry]) -> str:
     """The protocol of all figures in one line; a part in which they differ lists its values."""
     parts = {
         "aggregation": [_AGGREGATIONS[entry["aggregation"]] for entry in entries if entry["aggregation"]],
         "classifier": [classifier for entry in entries if (classifier := entry["protocol"]["classifier"])],
         "split": [entry["split"] for entry in entries],
-        "text": [_TEXTS.get(entry["protocol"]["text"], entry["protocol"]["text"]) for entry in entries],
+        "text": [_text(entry) for entry in entries],
     }
     metrics = " and ".join(dict.fromkeys(entry["metric"].capitalize() for entry in entries))
     named = [f"{name}: {' / '.join(dict.fromkeys(values))}" for name, values in parts.items() if values]

@@ -33,6 +33,7 @@ class ObjectiveSection(BaseModel):
         min_views: The fewest views it takes.
         max_views: The most views it takes.
         over: What these views may be.
+        prefers: What they are where a recipe has several columns and several views of each.
         labels: What it learns from beside them; None for nothing.
         num_classes: How many classes its labels have; None where they are no classes.
         learned: Whether it has parameters of its own, for which it is told the vectors' width.
@@ -43,6 +44,7 @@ class ObjectiveSection(BaseModel):
     min_views: ClassVar[int] = 2
     max_views: ClassVar[int] = 2
     over: ClassVar[frozenset[Over]]
+    prefers: ClassVar[Over] = "columns"
     labels: ClassVar[LabelKind | None] = None
     num_classes: ClassVar[int | None] = None
     learned: ClassVar[bool] = False
@@ -67,6 +69,7 @@ class NTXentSettings(ObjectiveSection):
     """Two versions of a text, or anchor and positive."""
 
     over: ClassVar[frozenset[Over]] = _EITHER
+    prefers: ClassVar[Over] = "views"  # ConSERT contrasts the views of premises and of hypotheses
 
     name: Literal["nt_xent"] = "nt_xent"
     temperature: _Positive = 0.1
@@ -86,6 +89,7 @@ class ConsistencySettings(ObjectiveSection):
     """Two versions of a text."""
 
     over: ClassVar[frozenset[Over]] = _VIEWS
+    prefers: ClassVar[Over] = "views"
 
     name: Literal["consistency"] = "consistency"
     temperature: _Positive = 0.05

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from simcse_kit.data.documents import WINDOWS, document_lines, positives_from_documents
+from simcse_kit.data.hub import fetch_file
 from simcse_kit.data.nli import classes_of_pairs, triplets_from_pairs
 from simcse_kit.data.overlap import Fingerprints, fingerprints
 from simcse_kit.data.readers import expand, read_columns
@@ -56,11 +57,18 @@ def read_rows(data: DataSection, seed: int) -> TrainingRows:
         case "scored_pairs":
             return _scored_pairs(data)
         case "next_sentence" | "next_three_sentences":
-            files = [name for name in expand(data.train) if isinstance(name, Path)]
-            pairs = positives_from_documents(document_lines(files), WINDOWS[data.convert], seed=seed)
-            return TrainingRows(_columns(pairs))
+            lines = document_lines(map(_document, expand(data.train)))
+            return TrainingRows(_columns(positives_from_documents(lines, WINDOWS[data.convert], seed=seed)))
         case None:
             return TrainingRows(tuple(read_columns(data.train, data.columns).values()))
+
+
+def _document(source: str | Path) -> Path:
+    if isinstance(source, Path):
+        return source
+    if source.startswith("hf://"):
+        return fetch_file(source)
+    raise UserError(f"data.train: {source} has no documents; they are text files with blank lines between them")
 
 
 def _read_labelled(data: DataSection) -> tuple[list[str], list[str], list[str]]:
@@ -91,11 +99,8 @@ def _integers(labels: list[str]) -> list[int]:
 
 def _scored_pairs(data: DataSection) -> TrainingRows:
     """Pairs with gold scores, of each source in turn."""
-    subsets = [
-        subset
-        for source in ([data.train] if isinstance(data.train, str) else data.train)
-        for subset in load_evaluation(source, task="train", split="train").subsets
-    ]
+    sources = expand(data.train)
+    subsets = [subset for source in sources for subset in load_evaluation(source, task="train", split="train").subsets]
     first = [text for subset in subsets for text in subset.sentences1]
     second = [text for subset in subsets for text in subset.sentences2]
     scores = [score for subset in subsets for score in subset.scores.tolist()]

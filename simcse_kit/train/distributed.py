@@ -24,6 +24,12 @@ def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
+def leave() -> None:
+    """Leave the other processes, once nothing is left to be done with them."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
 def share(rows: list[int], process: int, processes: int) -> list[int]:
     """The rows of one process: contiguous, so that all shares in the order of the processes give the batch again."""
     return rows[process * len(rows) // processes : (process + 1) * len(rows) // processes]

@@ -5,11 +5,7 @@ Text rows -> batch -> views -> one forward -> pooled vectors -> {term: loss} -> 
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +30,7 @@ from simcse_kit.train.provenance import run_record
 from simcse_kit.train.recipe import Recipe
 from simcse_kit.train.report import open_task
 from simcse_kit.train.rundir import Checkpoint, Progress, RunDirectory
+from simcse_kit.train.signals import stop_signals
 from simcse_kit.train.views import MergedForward, Views
 
 # A checkpoint every so many steps where the recipe leaves train.save_every open.
@@ -79,6 +76,7 @@ def prepare(recipe: Recipe) -> Prepared:
         UserError: If any of it is not as it should be.
     """
     rows = read_rows(recipe.data, recipe.seed)
+    _check_classes(recipe, rows)
     schedule = Schedule.of(len(rows), recipe.train, shuffle=recipe.data.shuffle, seed=recipe.seed)
     task = open_task(recipe.evaluation)
     views = Views(recipe)
@@ -87,6 +85,18 @@ def prepare(recipe: Recipe) -> Prepared:
     second = open_encoder(recipe, accelerator.device) if recipe.train.encoders == 2 else None
     objective = WeightedObjectives(recipe, width=encoder.dimension).to(accelerator.device)
     return Prepared(recipe, accelerator, encoder, second, objective, views, rows, schedule, task)
+
+
+def _check_classes(recipe: Recipe, rows: TrainingRows) -> None:
+    for section in recipe.objectives:
+        if section.num_classes is not None and rows.labels is not None:
+            beyond = (rows.labels >= section.num_classes).nonzero()
+            if len(beyond):
+                row = int(beyond[0])
+                raise UserError(
+                    f"data.train, row {row + 1}: class {int(rows.labels[row])} is none of the {section.num_classes} "
+                    f"(0 to {section.num_classes - 1}) of {section.name}"
+                )
 
 
 def open_accelerator(recipe: Recipe) -> Accelerator:
@@ -252,7 +262,6 @@ def train(  # noqa: C901 - one function that reads top to bottom
                 run.drop_checkpoints()
 
     accelerator.wait_for_everyone()
-    accelerator.end_training()
     code = recipe.model.trust_remote_code
     best = SentenceEncoder.from_pretrained(run.path, device=device, trust_remote_code=code) if main else encoder
     return Outcome(progress, best, interrupted)
@@ -298,34 +307,6 @@ def seed_step(seed: int, step: int, process: int) -> torch.Generator:
     own = (seed * 1_000_003 + step) * 1_009 + process
     torch.manual_seed(own)
     return torch.Generator().manual_seed(own)
-
-
-@contextmanager
-def stop_signals(*, launched: bool) -> Iterator[list[int]]:
-    """Note Ctrl-C and a request to terminate instead of dying of them.
-
-    A second one ends the process as usual, unless it was ``launched`` with others: Ctrl-C then arrives from the
-    terminal and again from the launcher, which itself ends processes that take too long. Outside the main thread, to
-    which signals go, none is noted.
-    """
-    received: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield received
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def note(number: int, _frame: Any) -> None:
-        received.append(number)
-        if not launched:
-            signal.signal(number, before[signal.Signals(number)])
-
-    try:
-        for number in before:
-            signal.signal(number, note)
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 _PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}

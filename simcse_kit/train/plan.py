@@ -9,19 +9,24 @@ from simcse_kit.encoder import SentenceEncoder
 from simcse_kit.locate import find_local
 from simcse_kit.train.batches import Schedule, TrainingRows, read_rows
 from simcse_kit.train.loop import open_encoder
-from simcse_kit.train.recipe import EvaluationSection, ModelSection, Recipe, ReportSection
+from simcse_kit.train.recipe import EvaluationSection, ModelSection, Recipe, ReportSection, ViewSection
 from simcse_kit.train.report import open_task
 from simcse_kit.train.rundir import RunDirectory
+from simcse_kit.train.views import Views
 
 _SAMPLE = 1_000
 # Weights, gradients and the two moments of AdamW, float32 each.
 _BYTES_PER_PARAMETER = 16
 
 
-def describe(recipe: Recipe) -> list[str]:
+def describe(recipe: Recipe, *, start: str | None = None) -> list[str]:
     """Read and open everything that is on this machine, and say what would run, a line each.
 
     What lies on the hub is not fetched; its line says so.
+
+    Args:
+        recipe: The run.
+        start: For a later stage, the first one's model: its own is the best of the stage before, and not there yet.
 
     Raises:
         UserError: If anything is not as it should be.
@@ -31,11 +36,14 @@ def describe(recipe: Recipe) -> list[str]:
     if not taken:
         run.check(recipe, resume=False, overwrite=False)
     rows = None if _on_hub(recipe.data.train) else read_rows(recipe.data, recipe.seed)
-    encoder = open_encoder(recipe) if _is_here(recipe.model) else None
+    if all(_can_open(view) for view in recipe.views):
+        Views(recipe)
+    opened = recipe if start is None else recipe.model_copy(update={"model": _named(recipe.model, start)})
+    encoder = open_encoder(opened) if _is_here(opened.model) else None
     often = f"every {recipe.evaluation.every} steps and " if recipe.evaluation.every else ""
     lines = {
         "data": _describe_rows(recipe, rows),
-        "model": _describe_model(recipe, encoder),
+        "model": _describe_model(recipe, encoder) if start is None else "the best of the stage before",
         "evaluation": _describe_set(recipe.evaluation, f"{often}at the end; the best model is kept"),
         "report": _describe_set(recipe.report, "before and after") if recipe.report else "none",
         "steps": _describe_steps(recipe, rows),
@@ -43,6 +51,15 @@ def describe(recipe: Recipe) -> list[str]:
         "output": recipe.output_dir + (" (holds a run: --resume or --overwrite it)" if taken else ""),
     }
     return [f"{name:12}{line}" for name, line in lines.items()]
+
+
+def _named(model: ModelSection, name: str) -> ModelSection:
+    return model.model_copy(update={"name": name})
+
+
+def _can_open(view: ViewSection) -> bool:
+    """Whether a view's augmentation needs no model that would have to be fetched."""
+    return not (view.text and view.text.name == "masked_lm") or find_local(view.text.model or "") is not None
 
 
 def _on_hub(source: str | list[str]) -> bool:

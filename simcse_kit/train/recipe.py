@@ -14,6 +14,8 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from simcse_kit.augment.embedding import EmbeddingSettings
+from simcse_kit.augment.text import check_text_augmentation
+from simcse_kit.errors import UserError
 from simcse_kit.objectives.settings import InfoNCESettings, LabelKind, ObjectiveSection, ObjectiveSettings, Over
 
 PoolingName = Literal["cls", "cls_pooler", "mean", "max", "mask", "last2_mean", "first_last_mean", "first_last_mean_h0"]
@@ -115,6 +117,14 @@ class TextViewSection(_Section):
         """What was set, by its name."""
         return self.model_dump(exclude={"name"}, exclude_none=True)
 
+    @model_validator(mode="after")
+    def _is_known(self) -> Self:
+        try:
+            check_text_augmentation(self.name, self.settings)
+        except UserError as error:
+            raise ValueError(f"name: {error}") from None
+        return self
+
 
 class ViewSection(_Section):
     """One view of every text: what is done to the text, to its embeddings, and whether dropout is on.
@@ -176,9 +186,9 @@ class EvaluationSection(_Section):
         """Whether the set is a test split, by the recipe's word, the hub's, or the name of a file."""
         if self.data is None:
             return False
-        source, _, hub_split = self.data.rpartition(":")
-        if source.startswith("hub:"):
-            return hub_split == "test"
+        if self.data.startswith("hub:"):  # whose split may read test[:100] or dev+test
+            splits = self.data.removeprefix("hub:").partition(":")[2]
+            return any(part.partition("[")[0] == "test" for part in splits.split("+"))
         file = Path(self.data)
         return self.split == "test" or (file.suffix != "" and _TEST_IN_NAME.search(file.name) is not None)
 
@@ -222,8 +232,10 @@ class Recipe(_Section):
         return self.views or [ViewSection()] * (2 if self.data.texts == 1 else 1)
 
     def over(self, objective: ObjectiveSection) -> Over:
-        """What an objective's views are: versions of a text where the recipe has several, else columns."""
-        return "views" if len(self.views_per_text) > 1 and "views" in objective.over else "columns"
+        """What an objective's views are here: the one kind of which there are several, of both what it prefers."""
+        several: dict[Over, bool] = {"columns": self.data.texts > 1, "views": len(self.views_per_text) > 1}
+        possible = [over for over in objective.over if several[over]]
+        return objective.prefers if len(possible) != 1 else possible[0]
 
     @model_validator(mode="after")
     def _sections_fit(self) -> Self:
@@ -235,9 +247,14 @@ class Recipe(_Section):
             "train.patience: nothing would be evaluated (evaluation.data is null)": self.train.patience is not None
             and self.evaluation.data is None,
             "views.0: dropout: same needs a view before it": self.views_per_text[0].dropout == "same",
+            "views: no objective compares the views of a text, so only the first would be used": len(self.views) > 1
+            and all(self.over(objective) == "columns" for objective in self.objectives),
+            f"data.convert: no objective learns from the labels of {self.data.convert}": self.data.labels is not None
+            and all(objective.labels is None for objective in self.objectives),
         }
         broken = [rule for rule, is_broken in rules.items() if is_broken]
         broken += [problem for objective in self.objectives for problem in self._problems(objective)]
+        broken += [problem for number, stage in enumerate(self.stages) for problem in _misplaced(number, stage)]
         if broken:
             raise ValueError("\n".join(broken))
         return self
@@ -245,8 +262,9 @@ class Recipe(_Section):
     def _problems(self, objective: ObjectiveSection) -> Iterator[str]:
         over = self.over(objective)
         there = len(self.views_per_text) if over == "views" else self.data.texts
-        if over not in objective.over or not objective.min_views <= there <= objective.max_views:
-            fewest, most = objective.min_views, objective.max_views
+        # A third version of a text is no hard negative.
+        fewest, most = objective.min_views, objective.max_views if over == "columns" else 2
+        if over not in objective.over or not fewest <= there <= most:
             count = f"{fewest}" if fewest == most else f"{fewest} or {most}"
             what = " or ".join(sorted(objective.over, reverse=True))
             yield f"objectives: {objective.name} needs {count} {what}, here are {there} {over}"
@@ -255,27 +273,42 @@ class Recipe(_Section):
             yield f"objectives: {objective.name} needs a {objective.labels} for each row; set data.convert to {ways}"
 
 
-def stage_recipes(recipe: Recipe) -> list[Recipe]:
-    """The runs that a recipe stands for: itself, or its stages one after another.
+def stage_contents(recipe: Recipe) -> list[dict[str, Any]]:
+    """The contents of the recipes that a recipe stands for: its own, or its stages' one after another.
 
     Every stage is the root with its own keys over it (lists whole), and starts from the best model of the stage before.
     The last one writes to ``output_dir``; stage i of the others to ``output_dir`` with ``-stage<i>`` behind it.
+    """
+    if not recipe.stages:
+        return [recipe.model_dump()]
+    root = recipe.model_dump(exclude={"stages"})
+    last = len(recipe.stages)
+    places = [f"{recipe.output_dir}-stage{number}" for number in range(1, last)] + [recipe.output_dir]
+    contents = [merge(root, stage) | {"output_dir": place} for stage, place in zip(recipe.stages, places, strict=True)]
+    for content, before in zip(contents[1:], places, strict=False):
+        content["model"] = {**content["model"], "name": before}
+    return contents
+
+
+def stage_recipes(recipe: Recipe) -> list[Recipe]:
+    """The runs that a recipe stands for, of ``stage_contents``.
 
     Raises:
         ValidationError: If a stage's keys make no recipe.
     """
-    if not recipe.stages:
-        return [recipe]
-    root = recipe.model_dump(exclude={"stages"})
-    runs: list[Recipe] = []
-    for number, stage in enumerate(recipe.stages, start=1):
-        content = merge(root, stage)
-        if runs:
-            content["model"]["name"] = runs[-1].output_dir
-        if number < len(recipe.stages):
-            content["output_dir"] = f"{recipe.output_dir}-stage{number}"
-        runs.append(Recipe.model_validate(content))
-    return runs
+    return [Recipe.model_validate(content) for content in stage_contents(recipe)]
+
+
+def _misplaced(number: int, stage: dict[str, Any]) -> Iterator[str]:
+    """What a stage must leave to the root or to the stage before it."""
+    for key in ("stages", "extends", "output_dir"):
+        if key in stage:
+            yield f"stages.{number}.{key}: belongs to the recipe and not to a stage"
+    model = stage.get("model", {})
+    if not isinstance(model, dict):
+        yield f"stages.{number}.model: keys belong below it (got {model!r})"
+    elif number and "name" in model:
+        yield f"stages.{number}.model.name: a later stage starts from the best model of the one before"
 
 
 def merge(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:

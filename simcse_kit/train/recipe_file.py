@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from simcse_kit.augment.embedding import EMBEDDING_AUGMENTATIONS
 from simcse_kit.errors import UserError
 from simcse_kit.objectives.settings import SECTIONS
-from simcse_kit.train.recipe import Recipe, merge, stage_recipes
+from simcse_kit.train.recipe import Recipe, merge, stage_contents
 
 
 def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
@@ -41,13 +41,19 @@ def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
         _apply(content, override)
     if "extends" in content:
         raise UserError(f"{path}: extends cannot be overridden; run the other recipe")
+    recipe = _validated(content, f"{path}: ")
+    if recipe.stages:
+        for number, stage in enumerate(stage_contents(recipe)):
+            _validated(stage, f"{path}: stages.{number}.")
+    return recipe
+
+
+def _validated(content: dict[str, Any], where: str) -> Recipe:
     try:
-        recipe = Recipe.model_validate(content)
-        stage_recipes(recipe)
-        return recipe
+        return Recipe.model_validate(content)
     except ValidationError as error:
         mistakes = [line for item in error.errors() for line in _describe(item).splitlines()]
-        raise UserError("\n".join(f"{path}: {mistake}" for mistake in mistakes)) from None
+        raise UserError("\n".join(f"{where}{mistake}" for mistake in mistakes)) from None
 
 
 class _Loader(yaml.SafeLoader):
@@ -133,8 +139,8 @@ def _is_union_tag(loc: tuple[str | int, ...], place: int) -> bool:
     part, before = loc[place], loc[max(place - 2, 0) : place]
     if isinstance(part, int):
         return False
-    in_objectives = len(before) == 2 and before[0] == "objectives"
-    return part in ("str", "int", "float", "none") or "[" in part or in_objectives or before[-1:] == ("embedding",)
+    of_section = (len(before) == 2 and before[0] == "objectives") or before[-1:] == ("embedding",)
+    return of_section or "[" in part or part in ("str", "int", "float", "bool", "none")
 
 
 def _known_keys(path: tuple[str | int, ...]) -> list[str]:

@@ -102,6 +102,18 @@ class RunDirectory:
             if run["status"] == "done":
                 raise UserError(f"output_dir {path}: this run is complete; there is nothing to resume")
 
+    def has_done(self, recipe: Recipe) -> bool:
+        """Whether the folder holds a complete run of this recipe.
+
+        Raises:
+            UserError: If it holds a run of another recipe.
+        """
+        run = self.read_run()
+        if run is None or run["status"] != "done":
+            return False
+        _check_same_recipe(self.path, recipe)
+        return True
+
     def check_same_data(self, hashes: dict[str, Any]) -> None:
         """Refuse to resume on other data than the run began with.
 

@@ -31,7 +31,7 @@ def test_result_files_side_by_side_or_refused(measured, tmp_path, capsys):
     assert command.main([str(measured["spearman"]), str(measured["pearson"])]) == 2
     out, err = capsys.readouterr()
     assert out == "" and err.startswith("error: ") and err.count("\n") == 1
-    assert "metric spearman against pearson" in err or "has no task and metric in common" in err
+    assert "own: figures of different protocol are not compared: metric spearman against pearson" in err
 
     assert command.main([str(tmp_path / "none.json")]) == 2
     assert "none.json: cannot be read" in capsys.readouterr().err

@@ -67,7 +67,9 @@ def test_files_of_different_protocols_or_tasks_are_not_merged():
     one, other = file([model(0)], [entry()]), file([model(0)], [entry(aggregation="mean")])
     with pytest.raises(UserError, match="STS12: figures of different protocol"):
         merge({"one": one, "other": other})
-    with pytest.raises(UserError, match="other: has no task and metric in common"):
+    with pytest.raises(UserError, match="metric spearman against pearson"):
+        merge({"one": one, "other": file([model(0)], [entry(metric="pearson")])})
+    with pytest.raises(UserError, match="other: has no task in common with the files before it"):
         merge({"one": one, "other": file([model(0)], [entry(task="STSB")])})
 
 
@@ -91,6 +93,7 @@ def test_mean_and_deviation_over_seeds():
         ([model(0), model(1, pooling="mean")], "runs/0 and runs/1 are not seeds of one system: pooling cls against me"),
         ([model(0, training=trained(1)), model(1)], "training data .* against None"),
         ([model(0, training=trained(1)), model(1, training=trained(1))], "several of the models .* seed 1"),
+        ([model(0), model(1, weights_sha256="0")], "two of the models have the same weights"),
         ([model(0, training=trained(1)), model(1, training=trained(2, "cd" * 32))], "training data"),
     ],
 )

@@ -27,7 +27,7 @@ def entry(task, value, i=0, **changes):
 
 
 def file(models, results, **parts):
-    empty = {"seeds": [], "differences": [], "geometry": []}
+    empty = {"seeds": [], "differences": [], "geometry": [], "versions": {}}
     return {"models": models, "results": results, "averages": averages(models, results)} | empty | parts
 
 
@@ -134,8 +134,29 @@ def test_a_result_file_is_written_unrounded_replaces_the_old_one_whole_and_is_re
     assert path.read_text() == before and list(tmp_path.iterdir()) == [path]
 
 
+def test_a_result_file_without_what_was_added_later_is_read_too(tmp_path):
+    results = two_models()
+    for part in ("seeds", "differences", "geometry"):
+        del results[part]
+    for entry in [*results["models"], *results["results"]]:
+        entry.pop("training", None), entry.pop("overlap", None)
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps(results))
+    read = read_results(path)
+    assert (read["seeds"], read["differences"], read["geometry"]) == ([], [], [])
+    assert read["models"][0]["training"] is None and read["results"][0]["overlap"] is None
+    printed(read)
+
+
 @pytest.mark.parametrize(
-    ("content", "says"), [(None, "cannot be read"), ("{", "not valid JSON"), ("[1]", "not a result")]
+    ("content", "says"),
+    [
+        (None, "cannot be read"),
+        ("{", "not valid JSON"),
+        ("[1]", "not a result"),
+        ('{"models": 3, "results": {}, "averages": 1}', "not a result"),
+        ('{"models": [{}], "results": [], "averages": []}', "not a result"),
+    ],
 )
 def test_a_file_that_is_no_result_file_is_refused(tmp_path, content, says):
     path = tmp_path / "results.json"

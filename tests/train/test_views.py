@@ -122,6 +122,7 @@ def test_a_second_encoder_sees_what_is_not_the_anchor_and_is_trained_by_itself(r
 
 
 def test_what_an_augmentation_lacks_is_said_when_it_is_opened(recipe):
-    content = pairs(recipe, views=[{}, {"text": {"name": "crops"}}], objectives=[{"name": "nt_xent"}])
-    with pytest.raises(UserError, match=r"no text augmentation 'crops' \(did you mean 'crop'"):
+    text = {"name": "synonym", "wordnet": "nowhere"}
+    content = pairs(recipe, views=[{}, {"text": text}], objectives=[{"name": "nt_xent"}])
+    with pytest.raises(UserError, match="nowhere"):
         Views(content)
