@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Generator
 
-_CORE = re.compile(r"\w(?:.*\w)?")
+_CORE = re.compile(r"[^\W_](?:.*[^\W_])?")  # from the first letter or digit to the last
 
 
 def share_of(count: int, rate: float) -> int:

@@ -45,17 +45,19 @@ def senteval_folders() -> list[Path]:
     Raises:
         UserError: if the archive is needed and cannot be had, is not the file that the hub states, or is malformed.
     """
+    local = local_senteval_folders()
+    if local:
+        return local
+    _unpack(_download(), _cached())
+    return [_cached()]
+
+
+def local_senteval_folders() -> list[Path]:
+    """Those of ``senteval_folders`` that are on this machine; none where the archive would have to be fetched."""
     root = data_root()
     places = [] if root is None else [root, root / "sts", root / "transfer"]
     local = [place for place in places if any((place / content).is_dir() for content in _LAYOUT)]
-    if local:
-        return local
-    from huggingface_hub import cached_assets_path
-
-    folder = cached_assets_path("simcse_kit", namespace="senteval") / "downstream"
-    if not folder.is_dir():
-        _unpack(_download(), folder)
-    return [folder]
+    return local or [folder for folder in [_cached()] if folder.is_dir()]
 
 
 def find_folder(task: str, folder: str, data: Sequence[str | Path]) -> Path:
@@ -75,6 +77,13 @@ def find_folder(task: str, folder: str, data: Sequence[str | Path]) -> Path:
             if (base / folder).is_dir():
                 return base / folder
     raise UserError(f"{task}: no folder {folder} in {', '.join(map(str, roots))}")
+
+
+def _cached() -> Path:
+    """Where the archive is unpacked to."""
+    from huggingface_hub import cached_assets_path
+
+    return cached_assets_path("simcse_kit", namespace="senteval") / "downstream"
 
 
 def _download() -> Path:

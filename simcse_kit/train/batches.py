@@ -17,6 +17,7 @@ from simcse_kit.data.overlap import Fingerprints, fingerprints
 from simcse_kit.data.readers import expand, read_columns
 from simcse_kit.data.sts import load_evaluation
 from simcse_kit.errors import UserError
+from simcse_kit.objectives.settings import ObjectiveSection
 from simcse_kit.train.recipe import DataSection, TrainSection
 
 
@@ -61,6 +62,23 @@ def read_rows(data: DataSection, seed: int) -> TrainingRows:
             return TrainingRows(_columns(positives_from_documents(lines, WINDOWS[data.convert], seed=seed)))
         case None:
             return TrainingRows(tuple(read_columns(data.train, data.columns).values()))
+
+
+def check_classes(rows: TrainingRows, objectives: Sequence[ObjectiveSection]) -> None:
+    """See that the rows' classes are among those of the objectives that learn from them.
+
+    Raises:
+        UserError: Else, with the first row whose class is not.
+    """
+    for objective in objectives:
+        if objective.num_classes is not None and rows.labels is not None:
+            beyond = (rows.labels >= objective.num_classes).nonzero()
+            if len(beyond):
+                row, last = int(beyond[0]), objective.num_classes - 1
+                raise UserError(
+                    f"data.train, row {row + 1}: class {int(rows.labels[row])} is none that {objective.name} has "
+                    f"(0 to {last})"
+                )
 
 
 def _document(source: str | Path) -> Path:

@@ -24,7 +24,7 @@ from simcse_kit.evaluate.sts import score_sts
 from simcse_kit.objectives import build_objective
 from simcse_kit.progress import progress_display
 from simcse_kit.train import distributed
-from simcse_kit.train.batches import Schedule, TrainingRows, read_rows
+from simcse_kit.train.batches import Schedule, TrainingRows, check_classes, read_rows
 from simcse_kit.train.optim import adamw, learning_rate
 from simcse_kit.train.provenance import run_record
 from simcse_kit.train.recipe import Recipe
@@ -76,7 +76,7 @@ def prepare(recipe: Recipe) -> Prepared:
         UserError: If any of it is not as it should be.
     """
     rows = read_rows(recipe.data, recipe.seed)
-    _check_classes(recipe, rows)
+    check_classes(rows, recipe.objectives)
     schedule = Schedule.of(len(rows), recipe.train, shuffle=recipe.data.shuffle, seed=recipe.seed)
     task = open_task(recipe.evaluation)
     views = Views(recipe)
@@ -85,18 +85,6 @@ def prepare(recipe: Recipe) -> Prepared:
     second = open_encoder(recipe, accelerator.device) if recipe.train.encoders == 2 else None
     objective = WeightedObjectives(recipe, width=encoder.dimension).to(accelerator.device)
     return Prepared(recipe, accelerator, encoder, second, objective, views, rows, schedule, task)
-
-
-def _check_classes(recipe: Recipe, rows: TrainingRows) -> None:
-    for section in recipe.objectives:
-        if section.num_classes is not None and rows.labels is not None:
-            beyond = (rows.labels >= section.num_classes).nonzero()
-            if len(beyond):
-                row = int(beyond[0])
-                raise UserError(
-                    f"data.train, row {row + 1}: class {int(rows.labels[row])} is none of the {section.num_classes} "
-                    f"(0 to {section.num_classes - 1}) of {section.name}"
-                )
 
 
 def open_accelerator(recipe: Recipe) -> Accelerator:

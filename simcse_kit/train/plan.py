@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from simcse_kit.data.senteval import data_root
+from simcse_kit.data.senteval import local_senteval_folders
+from simcse_kit.data.sts_texts import STS_TEXTS
 from simcse_kit.encoder import SentenceEncoder
 from simcse_kit.locate import find_local
-from simcse_kit.train.batches import Schedule, TrainingRows, read_rows
+from simcse_kit.train.batches import Schedule, TrainingRows, check_classes, read_rows
 from simcse_kit.train.loop import open_encoder
 from simcse_kit.train.recipe import EvaluationSection, ModelSection, Recipe, ReportSection, ViewSection
 from simcse_kit.train.report import open_task
@@ -36,6 +37,8 @@ def describe(recipe: Recipe, *, start: str | None = None) -> list[str]:
     if not taken:
         run.check(recipe, resume=False, overwrite=False)
     rows = None if _on_hub(recipe.data.train) else read_rows(recipe.data, recipe.seed)
+    if rows is not None:
+        check_classes(rows, recipe.objectives)
     if all(_can_open(view) for view in recipe.views):
         Views(recipe)
     opened = recipe if start is None else recipe.model_copy(update={"model": _named(recipe.model, start)})
@@ -63,7 +66,10 @@ def _can_open(view: ViewSection) -> bool:
 
 
 def _on_hub(source: str | list[str]) -> bool:
-    return any(name.startswith(("hf://", "hub:")) for name in ([source] if isinstance(source, str) else source))
+    """Whether reading a source fetches something from the hub."""
+    names = [source] if isinstance(source, str) else source
+    of_senteval = any(name in ("senteval", STS_TEXTS) for name in names)
+    return any(name.startswith(("hf://", "hub:")) for name in names) or (of_senteval and not local_senteval_folders())
 
 
 def _is_here(model: ModelSection) -> bool:
@@ -91,7 +97,7 @@ def _describe_model(recipe: Recipe, encoder: SentenceEncoder | None) -> str:
 
 def _describe_set(section: EvaluationSection | ReportSection, when: str) -> str:
     name = f"{section.task} {section.split} from {section.data}"
-    if section.data is not None and (_on_hub(section.data) or (section.data == "senteval" and data_root() is None)):
+    if section.data is not None and _on_hub(section.data):
         return f"{name}: would be fetched from the hub; not checked"
     task = open_task(section)
     if task is None:

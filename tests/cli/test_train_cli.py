@@ -26,6 +26,7 @@ def here(tmp_path, tiny_checkpoint, monkeypatch):
 
     write("rows.csv", ["a", "p", "n"], zip(TEXTS, TEXTS[1:] + TEXTS[:1], TEXTS[2:] + TEXTS[:2], strict=True))
     write("sts.csv", ["sentence1", "sentence2", "score"], [[TEXTS[i], TEXTS[i - 1], i] for i in range(5)])
+    write("labelled.csv", ["a", "p", "n"], [[TEXTS[0], TEXTS[1], 1], [TEXTS[1], TEXTS[2], 7]])
     Path("empty.csv").write_text("")
     Path("header.csv").write_text("a,p,n\n")
     Path("null.jsonl").write_text("".join(f"{json.dumps(dict(a='x', p=p, n='z'))}\n" for p in ("y", None)))
@@ -68,7 +69,15 @@ BAD = {
     "a file without rows": (["data.train=header.csv"], ["header.csv", "no rows"]),
     "a null cell": (["data.train=null.jsonl"], ["null.jsonl, row 2", "'p'", "null"]),
     "undecodable bytes": (["data.train=bytes.csv"], ["bytes.csv", "line 3"]),
-    "a half-read gold file": (["evaluation.data=sts12", "evaluation.task=STS12", "evaluation.split=test"], ["STS.gs"]),
+    "a half-read gold file": (
+        ["evaluation.data=sts12", "evaluation.task=STS12", "evaluation.split=test", "evaluation.allow_test=true"],
+        ["STS.gs"],
+    ),
+    "a test split": (["evaluation.data=stsb", "evaluation.split=test"], ["evaluation.data", "allow_test"]),
+    "a class too many": (
+        ["data.convert=labelled_pairs", "data.train=labelled.csv", "objectives=[{name: margin_contrastive}]"],
+        ["row 2", "class 7", "margin_contrastive"],
+    ),
     "a malformed STS line": (["evaluation.data=stsb"], ["sts-dev.csv"]),
     "constant gold": (["evaluation.data=flat.csv"], ["flat.csv", "undefined"]),
     "an unknown task": (["evaluation.data=stsb", "evaluation.task=STSX"], ["STSX", "STSB"]),
@@ -145,7 +154,9 @@ def test_check_says_what_would_run_and_writes_nothing(here, capsys):
 def test_check_takes_recipes_whose_model_and_data_are_elsewhere(path, capsys, no_network):
     overrides = ["data.train=hub:owner/name:train", "evaluation.data=hub:owner/name:dev", "model.name=owner/name"]
     assert main([str(path), "--check", *overrides]) == 0
-    assert capsys.readouterr().out.count("not checked") == 3
+    first, *later = capsys.readouterr().out.split("\n\n")
+    assert first.count("not checked") == 3
+    assert all("the best of the stage before" in stage for stage in later)
 
 
 def test_half_precision_without_a_gpu_is_refused_and_checked_to_need_one(here, capsys):
@@ -202,3 +213,29 @@ def test_a_second_run_needs_resume_or_overwrite(here, capsys):
 def test_resume_starts_a_run_that_has_not_begun(here, capsys):
     assert main(["recipe.yaml", "--quiet", "--resume"]) == 0
     assert json.loads(Path("run/run.json").read_text())["resumed_from"] is None
+
+
+STAGES = "stages=[{train: {max_steps: 1}}, {train: {max_steps: 2}, seed: 7}]"
+
+
+def test_stages_go_on_from_one_another_and_a_resumed_run_passes_over_what_is_done(here, capsys):
+    assert main(["recipe.yaml", "--quiet", STAGES]) == 0
+    first, second = (json.loads(Path(place, "run.json").read_text()) for place in ("run-stage1", "run"))
+    assert (first["step"], second["step"], second["seed"]) == (1, 2, 7)
+    assert yaml.safe_load(Path("run/recipe.yaml").read_text())["model"]["name"] == "run-stage1"
+    assert capsys.readouterr().out.count("The model is in") == 2
+
+    before = tree("run-stage1")
+    shutil.rmtree("run")
+    assert main(["recipe.yaml", "--quiet", "--resume", STAGES]) == 0
+    assert tree("run-stage1") == before
+    assert json.loads(Path("run/run.json").read_text())["step"] == 2
+    assert capsys.readouterr().out.count("The model is in") == 1
+
+
+def test_no_stage_begins_where_a_later_one_has_no_place(here, capsys):
+    Path("run").mkdir()
+    Path("run/thesis.txt").write_text("mine")
+    assert main(["recipe.yaml", "--quiet", STAGES]) == 2
+    assert "the folder is not empty and holds no run" in capsys.readouterr().err
+    assert not Path("run-stage1").exists()

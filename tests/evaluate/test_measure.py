@@ -31,7 +31,7 @@ class Encoder:
 
 
 def entry(i, path="nowhere", training=None):
-    own = {"id": f"m{i}", "path": str(path), "weights_sha256": "", "pooling": "mean", "head": "none"}
+    own = {"id": f"m{i}", "path": str(path), "weights_sha256": str(i), "pooling": "mean", "head": "none"}
     return own | {"normalize": False, "dtype": "float32", "max_length": 32, "training": training}
 
 

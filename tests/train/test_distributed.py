@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 from simcse_kit import SentenceEncoder
 from simcse_kit.train.distributed import share
 from simcse_kit.train.loop import prepare, train
-from simcse_kit.train.recipe import Recipe
+from simcse_kit.train.recipe import Recipe, stage_recipes
 from simcse_kit.train.rundir import RunDirectory
 
 PROCESSES = 2
@@ -137,6 +138,23 @@ def test_a_launched_run_is_the_run_of_one_process(recipe, run, lines, tmp_path):
     text = "the red ball in the garden"
     theirs = SentenceEncoder.from_pretrained(tmp_path / "two", device="cpu").encode(text)
     assert abs(theirs - outcome.encoder.encode(text)).max() < 1e-4
+
+
+@pytest.mark.slow
+def test_the_stages_of_a_launched_run_are_those_of_one_process(recipe, run, lines, tmp_path):
+    options = {"model__dropout": 0.0, "train__lr": 1e-4, "train__max_steps": 2, "stages": [{"seed": 3}, {"seed": 4}]}
+    content = recipe(**options, output_dir=str(tmp_path / "two"))
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(content.model_dump()))
+    launched = launch(tmp_path / "recipe.yaml", "--quiet")
+    alone = stage_recipes(recipe(**options, output_dir=str(tmp_path / "one")))
+    for stage in alone:
+        run(stage)
+    _, err = launched.communicate(timeout=120)
+    assert launched.returncode == 0, err
+    for one, two in zip(alone, stage_recipes(content), strict=True):
+        assert json.loads((Path(two.output_dir) / "run.json").read_text())["world_size"] == PROCESSES
+        losses = [[line["loss"] for line in lines(each)] for each in (one, two)]
+        assert losses[1] == pytest.approx(losses[0], abs=1e-4) and len(losses[0]) == 2
 
 
 @pytest.mark.slow
