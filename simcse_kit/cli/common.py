@@ -7,6 +7,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -18,6 +19,13 @@ if TYPE_CHECKING:
 
     from simcse_kit.encoder import SentenceEncoder
 
+ModelArgument = Annotated[
+    str, typer.Argument(help="A directory, a packaged model's name or a hub id.", metavar="MODEL")
+]
+ColumnOption = Annotated[
+    str | None,
+    typer.Option(help="The input's column of texts; by default 'text', or the only one there is.", metavar="NAME"),
+]
 PoolingOption = Annotated[
     str | None,
     typer.Option(
@@ -43,6 +51,7 @@ EXIT_INTERRUPTED = 130
 _UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 
 _PIPE_WIDTH = 200
+_DEFAULT_COLUMN = "text"
 
 
 def command_app() -> typer.Typer:
@@ -109,6 +118,35 @@ def opening(model: str, device: str | None) -> Iterator[None]:
         if device is not None:
             _check_device(device)
         yield
+
+
+def read_texts(path: Path, column: str | None) -> list[str]:
+    """Read a file's texts; unlike training data, the blank lines of a .txt are rows, so that rows keep their number.
+
+    Raises:
+        UserError: If the file cannot be read, has no rows or not the column, or the column has a cell that is no text.
+    """
+    from simcse_kit.data.files import column_names, format_of, read_lines
+    from simcse_kit.data.readers import read_columns
+
+    if format_of(path) != ".txt":
+        column = column or _sole_column(path, column_names(path))
+        return read_columns(path, [column])[column]
+    if column is not None:
+        raise UserError(f"--column {column}: {path} is plain text and has no columns; leave --column out")
+    texts = list(read_lines(path))
+    if not texts:
+        raise UserError(f"{path} has no rows")
+    return texts
+
+
+def _sole_column(path: Path, columns: Sequence[str]) -> str:
+    """The column of texts where none was named."""
+    if _DEFAULT_COLUMN in columns:
+        return _DEFAULT_COLUMN
+    if len(columns) > 1:
+        raise UserError(f"{path}: which column holds the texts? Name it with --column: {', '.join(columns)}")
+    return columns[0]
 
 
 def output_console() -> Console:

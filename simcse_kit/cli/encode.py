@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from simcse_kit.cli.common import (
+    ColumnOption,
     DeviceOption,
     DtypeOption,
     MaxLengthOption,
+    ModelArgument,
     PoolingOption,
     command_app,
     open_encoder,
+    read_texts,
     run,
 )
 from simcse_kit.errors import UserError
@@ -27,14 +30,12 @@ if TYPE_CHECKING:
 
     Writer = Callable[[Path, list[str], NDArray[np.float32]], None]
 
-_DEFAULT_COLUMN = "text"
-
 app = command_app()
 
 
 @app.command()
 def encode(
-    model: Annotated[str, typer.Argument(help="A directory, a packaged model's name or a hub id.", metavar="MODEL")],
+    model: ModelArgument,
     source: Annotated[
         Path,
         typer.Argument(
@@ -51,10 +52,7 @@ def encode(
             metavar="FILE",
         ),
     ],
-    column: Annotated[
-        str | None,
-        typer.Option(help="The input's column of texts; by default 'text', or the only one there is.", metavar="NAME"),
-    ] = None,
+    column: ColumnOption = None,
     pooling: PoolingOption = None,
     max_length: MaxLengthOption = None,
     normalize: Annotated[
@@ -88,35 +86,6 @@ def encode(
 def main(args: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     return run(app, args)
-
-
-def read_texts(path: Path, column: str | None) -> list[str]:
-    """Read a file's texts; unlike training data, the blank lines of a .txt are rows, so that rows keep their number.
-
-    Raises:
-        UserError: If the file cannot be read, has no rows or not the column, or the column has a cell that is no text.
-    """
-    from simcse_kit.data.files import column_names, format_of, read_lines
-    from simcse_kit.data.readers import read_columns
-
-    if format_of(path) != ".txt":
-        column = column or _sole_column(path, column_names(path))
-        return read_columns(path, [column])[column]
-    if column is not None:
-        raise UserError(f"--column {column}: {path} is plain text and has no columns; leave --column out")
-    texts = list(read_lines(path))
-    if not texts:
-        raise UserError(f"{path} has no rows")
-    return texts
-
-
-def _sole_column(path: Path, columns: Sequence[str]) -> str:
-    """The column of texts where none was named."""
-    if _DEFAULT_COLUMN in columns:
-        return _DEFAULT_COLUMN
-    if len(columns) > 1:
-        raise UserError(f"{path}: which column holds the texts? Name it with --column: {', '.join(columns)}")
-    return columns[0]
 
 
 def _writer(output: Path) -> Writer:

@@ -93,6 +93,7 @@ def evaluate(
     ] = None,
 ) -> None:
     """Measure sentence encoders on semantic textual similarity and transfer tasks, by the protocol of the papers."""
+    from simcse_kit.evaluate.compare import check_seed_count
     from simcse_kit.evaluate.measure import Plan, describe, measure, result_file
     from simcse_kit.evaluate.results import write_results
     from simcse_kit.evaluate.systems import locate_system, open_system
@@ -100,8 +101,8 @@ def evaluate(
     from simcse_kit.evaluate.word_vectors import vocabulary_of
     from simcse_kit.output import check_output
 
-    if as_seeds and len(models) < 2:
-        raise UserError("--as-seeds: seeds of a system are at least two models")
+    if as_seeds:
+        check_seed_count(models)
     if json is not None:
         check_output(json)
     sts, transfer = _load_tasks(tasks, data or [], split, text)

@@ -10,11 +10,14 @@ from typing import Annotated
 import typer
 
 from simcse_kit.cli.common import (
+    ColumnOption,
     DeviceOption,
     MaxLengthOption,
+    ModelArgument,
     PoolingOption,
     command_app,
     open_encoder,
+    read_texts,
     run,
 )
 from simcse_kit.output import check_new_directory, new_directory
@@ -24,7 +27,7 @@ app = command_app()
 
 @app.command()
 def whiten(
-    model: Annotated[str, typer.Argument(help="A directory, a packaged model's name or a hub id.", metavar="MODEL")],
+    model: ModelArgument,
     source: Annotated[
         Path,
         typer.Argument(
@@ -45,10 +48,7 @@ def whiten(
             metavar="K",
         ),
     ] = None,
-    column: Annotated[
-        str | None,
-        typer.Option(help="The column of texts; by default 'text', or the only one there is.", metavar="NAME"),
-    ] = None,
+    column: ColumnOption = None,
     pooling: PoolingOption = None,
     max_length: MaxLengthOption = None,
     device: DeviceOption = None,
@@ -58,7 +58,6 @@ def whiten(
     The whitened model does not bring its vectors to unit length. It knows the texts that it was fitted on as a trained
     model knows its training text: its figures say so where they are an evaluation's.
     """
-    from simcse_kit.cli.encode import read_texts
     from simcse_kit.data.overlap import fingerprints, read_fingerprints, write_fingerprints
 
     check_new_directory(output)

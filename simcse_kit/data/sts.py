@@ -41,8 +41,10 @@ SUBSETS = {
 }
 """The subsets of each SemEval year."""
 
-_SPLITS = {"STSB": ("train", "dev", "test"), "SICKR": ("train", "dev", "test")}  # the years have a test split only
-_SICK_FILES = {"train": "SICK_train.txt", "dev": "SICK_trial.txt", "test": "SICK_test_annotated.txt"}
+SPLITS = {"STSB": ("train", "dev", "test"), "SICKR": ("train", "dev", "test")}
+"""The splits of the tasks that have more than a test split."""
+
+SICK_FILES = {"train": "SICK_train.txt", "dev": "SICK_trial.txt", "test": "SICK_test_annotated.txt"}
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,7 @@ def load_sts_task(name: str, data: Sequence[str | Path], *, split: str = "test",
             few columns, a gold score that is no number or outside 0-5 (SICK: 1-5), gold and text of unequal length.
     """
     name = sts_task_name(name)
-    splits = _SPLITS.get(name, ("test",))
+    splits = SPLITS.get(name, ("test",))
     if split not in splits:
         raise UserError(f"{name} has no split {split!r}, only {', '.join(splits)}")
     if text not in ("disk", "raw"):
@@ -146,7 +148,7 @@ def load_sts_task(name: str, data: Sequence[str | Path], *, split: str = "test",
         ]
         return StsTask(name, split, text, tuple(subsets), sha256_of_files(*chain.from_iterable(files)))
     if name == "SICKR":
-        path = find_folder(name, "SICK", data) / _SICK_FILES[split]
+        path = find_folder(name, "SICK", data) / SICK_FILES[split]
         subset = _subset(name, path, read_sick(path))
     else:
         folder = find_folder(name, "raw/STSBenchmark" if text == "raw" else "STS/STSBenchmark", data)

@@ -7,14 +7,11 @@ from pathlib import Path
 
 from simcse_kit.data.files import read_lines
 from simcse_kit.data.senteval import find_folder
-from simcse_kit.data.sts import SUBSETS
+from simcse_kit.data.sts import SICK_FILES, SPLITS, SUBSETS
 from simcse_kit.data.sts_formats import read_sick, read_stsb
 
 STS_TEXTS = "sts_texts"
 """How a recipe names them."""
-
-_STSB_SPLITS = ("train", "dev", "test")
-_SICK_FILES = ("SICK_train.txt", "SICK_trial.txt", "SICK_test_annotated.txt")
 
 
 def sts_texts(data: Sequence[str | Path]) -> Iterator[str]:
@@ -35,9 +32,9 @@ def sts_texts(data: Sequence[str | Path]) -> Iterator[str]:
             for line in read_lines(folder / f"STS.input.{subset}.txt"):
                 yield from line.split("\t")[:2]
     stsb, sick = (find_folder(STS_TEXTS, folder, data) for folder in ("STS/STSBenchmark", "SICK"))
-    for split in _STSB_SPLITS:
+    for split in SPLITS["STSB"]:
         for first, second, _ in read_stsb(stsb / f"sts-{split}.csv"):
             yield from (first, second)
-    for name in _SICK_FILES:
+    for name in SICK_FILES.values():
         for first, second, _ in read_sick(sick / name):
             yield from (first, second)

@@ -104,9 +104,18 @@ def _seeds_entry(task: str, metric: str | None, entries: Sequence[Any]) -> Seeds
     }
 
 
-def _check_one_system(models: Sequence[ModelEntry]) -> None:
+def check_seed_count(models: Sequence[Any]) -> None:
+    """See that there are seeds to compare at all, which can be known before anything is measured.
+
+    Raises:
+        UserError: If there are fewer than two models.
+    """
     if len(models) < 2:
         raise UserError("--as-seeds: seeds of a system are at least two models")
+
+
+def _check_one_system(models: Sequence[ModelEntry]) -> None:
+    check_seed_count(models)
     systems = [_system(model) for model in models]
     for model, system in zip(models[1:], systems[1:], strict=True):
         what = f"--as-seeds: {models[0]['path']} and {model['path']} are not seeds of one system"

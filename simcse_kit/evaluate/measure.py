@@ -37,9 +37,10 @@ from simcse_kit.evaluate.results import (
     averages,
     package_versions,
 )
-from simcse_kit.evaluate.sts import Aggregation, Encoder, Figure, Metric, pair_similarities, score_similarities
+from simcse_kit.evaluate.sts import Aggregation, Figure, Metric, pair_similarities, score_similarities
 from simcse_kit.evaluate.systems import RANDOM, parse_system
 from simcse_kit.evaluate.transfer import Classifier, TransferScore, score_transfer
+from simcse_kit.evaluate.vectors import Encoder, Vectors
 from simcse_kit.progress import progress_display
 
 if TYPE_CHECKING:
@@ -125,7 +126,7 @@ def measure(model: ModelEntry, system: Encoder | PairScorer, plan: Plan, *, show
             raise UserError(f"{model['path']}: a cross-encoder has no vectors for transfer tasks; leave it out")
         similarities = scored_pairs(system, plan.sts, show_progress=show_progress)
         return Measurement(model, _sts_entries(model["id"], similarities, plan, seen), [], similarities)
-    vectors = _Vectors(_ShowingProgress(system) if show_progress else system, plan.sentences)
+    vectors = Vectors(_ShowingProgress(system) if show_progress else system, plan.sentences)
     similarities = pair_similarities(vectors, plan.sts)
     results = _sts_entries(model["id"], similarities, plan, seen)
     if plan.transfer:
@@ -201,18 +202,6 @@ class _ShowingProgress:
         if isinstance(self.encoder, SentenceEncoder):
             return self.encoder.encode(sentences, show_progress=True)
         return self.encoder.encode(sentences)
-
-
-class _Vectors:
-    """An encoder that has every sentence's vector at hand."""
-
-    def __init__(self, encoder: Encoder, sentences: Iterable[str]) -> None:
-        self._row = {sentence: row for row, sentence in enumerate(dict.fromkeys(sentences))}
-        self._vectors = np.asarray(encoder.encode(list(self._row)))
-
-    def encode(self, sentences: list[str], /) -> NDArray[np.float32]:
-        """Look sentences up, row i being the vector of sentence i."""
-        return self._vectors[[self._row[sentence] for sentence in sentences]]
 
 
 def _show_fits(display: Progress) -> Callable[[str, int, int], None]:

@@ -12,24 +12,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from simcse_kit.data.sts import StsTask
+from simcse_kit.evaluate.vectors import Encoder, Vectors
 
 Metric = Literal["spearman", "pearson"]
 Aggregation = Literal["all", "mean", "wmean"]
 
 _COSINE_DECIMALS = 10
-
-
-class Encoder(Protocol):
-    """Whatever turns n sentences into vectors [n, D]: ours, sentence-transformers', or a few lines of your own."""
-
-    def encode(self, sentences: list[str], /) -> NDArray[np.float32]:
-        """Encode sentences, row i being the vector of sentence i."""
 
 
 @dataclass(frozen=True)
@@ -96,15 +90,12 @@ def pair_similarities(encoder: Encoder, tasks: Sequence[StsTask]) -> list[list[N
     Returns:
         For each task, for each of its subsets, the cosines [n].
     """
-    sentences = dict.fromkeys(sentence for task in tasks for sentence in task.sentences)
-    row = {sentence: i for i, sentence in enumerate(sentences)}
-    vectors = np.asarray(encoder.encode(list(sentences)))
-
-    def gather(texts: list[str]) -> NDArray[np.float32]:
-        return vectors[[row[text] for text in texts]]
-
+    vectors = Vectors.of(encoder, (sentence for task in tasks for sentence in task.sentences))
     return [
-        [cosine_similarity(gather(subset.sentences1), gather(subset.sentences2)) for subset in task.subsets]
+        [
+            cosine_similarity(vectors.encode(subset.sentences1), vectors.encode(subset.sentences2))
+            for subset in task.subsets
+        ]
         for task in tasks
     ]
 

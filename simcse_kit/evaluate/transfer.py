@@ -42,7 +42,8 @@ from simcse_kit.evaluate.classifiers import (
     PenalisedClassifier,
     Samples,
 )
-from simcse_kit.evaluate.sts import Encoder, Figure
+from simcse_kit.evaluate.sts import Figure
+from simcse_kit.evaluate.vectors import Encoder, Vectors
 
 Classifier = Literal["senteval", "linear"]
 Metric = Literal["accuracy", "f1"]
@@ -125,28 +126,22 @@ def score_transfer(
     """
     if split not in ("test", "dev"):
         raise UserError(f"the split of transfer tasks is 'test' or 'dev', not {split!r}")
-    sentences = dict.fromkeys(sentence for task in tasks for sentence in task.sentences)
-    row = {sentence: i for i, sentence in enumerate(sentences)}
-    vectors = np.asarray(encoder.encode(list(sentences)), dtype=np.float32)
-
-    def gather(texts: list[str]) -> NDArray[np.float32]:
-        return vectors[[row[text] for text in texts]]
-
+    vectors = Vectors.of(encoder, (sentence for task in tasks for sentence in task.sentences))
     scores = []
     for task in tasks:
-        samples = {name: _samples(of_split, gather) for name, of_split in task.splits.items()}
+        samples = {name: _samples(of_split, vectors) for name, of_split in task.splits.items()}
         report = partial(on_task, task.name) if on_task else None
         figures = _figures(task.name, samples, _CLASSIFIERS[classifier], split, jobs, report)
         scores += [TransferScore(task, classifier, split, metric, figure) for metric, figure in figures.items()]
     return scores
 
 
-def _samples(split: LabelledSentences, gather: Callable[[list[str]], NDArray[np.float32]]) -> Samples:
+def _samples(split: LabelledSentences, vectors: Vectors) -> Samples:
     """Turn texts into features; sorted as SentEval sorts them, since folds and batches depend on the order."""
     texts = [split.sentences] if split.sentences2 is None else [split.sentences, split.sentences2]
     lengths = [np.array([len(text.split()) for text in column]) for column in texts]
     order = np.lexsort([split.labels, *reversed(lengths)])  # its last key counts most
-    u, *v = (gather(column)[order] for column in texts)
+    u, *v = (vectors.encode(column)[order] for column in texts)
     return Samples(np.hstack([abs(u - v[0]), u * v[0]]) if v else u, split.labels[order])
 
 

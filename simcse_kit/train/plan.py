@@ -41,8 +41,8 @@ def describe(recipe: Recipe, *, start: str | None = None) -> list[str]:
         check_classes(rows, recipe.objectives)
     if all(_can_open(view) for view in recipe.views):
         Views(recipe)
-    opened = recipe if start is None else recipe.model_copy(update={"model": _named(recipe.model, start)})
-    encoder = open_encoder(opened) if _is_here(opened.model) else None
+    model = recipe.model.model_copy(update={"name": start or recipe.model.name})
+    encoder = open_encoder(recipe.model_copy(update={"model": model})) if _is_here(model) else None
     often = f"every {recipe.evaluation.every} steps and " if recipe.evaluation.every else ""
     lines = {
         "data": _describe_rows(recipe, rows),
@@ -54,10 +54,6 @@ def describe(recipe: Recipe, *, start: str | None = None) -> list[str]:
         "output": recipe.output_dir + (" (holds a run: --resume or --overwrite it)" if taken else ""),
     }
     return [f"{name:12}{line}" for name, line in lines.items()]
-
-
-def _named(model: ModelSection, name: str) -> ModelSection:
-    return model.model_copy(update={"name": name})
 
 
 def _can_open(view: ViewSection) -> bool:

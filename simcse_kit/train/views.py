@@ -29,14 +29,12 @@ class Block:
 
     Attributes:
         text: Which text of the row.
-        number: Which view of it.
         view: What is done to it.
         encoder: Which encoder sees it: 0, or 1 where the recipe has a second one and this is not the anchor.
         augment: The augmentation of the text, opened.
     """
 
     text: int
-    number: int
     view: ViewSection
     encoder: int
     augment: BatchAugmentation | None
@@ -56,12 +54,11 @@ class Views:
             open_text_augmentation(view.text.name, **view.text.settings) if view.text else None for view in sections
         ]
         self.texts = recipe.data.texts
-        self.number = len(sections)
         self.max_length = recipe.model.max_length
         # The first view's vectors stand for those with the same dropout mask.
         self._same = [view.dropout == "same" for view in sections]
         self.blocks = [
-            Block(text, number, view, int(recipe.train.encoders == 2 and (text > 0 or number > 0)), augment)
+            Block(text, view, int(recipe.train.encoders == 2 and (text > 0 or number > 0)), augment)
             for text in range(self.texts)
             for number, (view, augment) in enumerate(zip(sections, opened, strict=True))
             if view.dropout != "same"

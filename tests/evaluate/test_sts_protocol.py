@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from lookup import Lookup
 from scipy import stats
 
 from simcse_kit.data.senteval import data_root
@@ -12,18 +13,6 @@ from simcse_kit.evaluate.sts import cosine_similarity, score_sts, score_tasks
 
 DATA = data_root()
 PROTOCOLS = [(metric, aggregation) for metric in ("spearman", "pearson") for aggregation in ("all", "mean", "wmean")]
-
-
-class Lookup:
-    """An encoder that knows its vectors by heart and remembers what it was asked."""
-
-    def __init__(self, vectors):
-        self.vectors = vectors
-        self.calls = []
-
-    def encode(self, sentences):
-        self.calls.append(sentences)
-        return np.array([self.vectors[sentence] for sentence in sentences], dtype=np.float32)
 
 
 def make_task(*subsets, name="own"):

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from lookup import Lookup
 from sklearn.model_selection import StratifiedKFold
 
 from simcse_kit.data.transfer import LabelledSentences, TransferTask
@@ -7,19 +8,6 @@ from simcse_kit.errors import UserError
 from simcse_kit.evaluate import transfer
 from simcse_kit.evaluate.classifiers import DECAYS
 from simcse_kit.evaluate.transfer import score_transfer
-
-
-class Lookup:
-    """An encoder that knows its vectors by heart and remembers what it was asked."""
-
-    def __init__(self, vectors):
-        self.vectors = vectors
-        self.calls = []
-
-    def encode(self, sentences):
-        self.calls.append(sentences)
-        return np.array([self.vectors[sentence] for sentence in sentences], dtype=np.float32)
-
 
 RNG = np.random.default_rng(3)
 WORDS = [f"w{i}" + " x" * int(RNG.integers(6)) for i in range(400)]

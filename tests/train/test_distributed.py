@@ -57,23 +57,36 @@ def train_noting_gradients(content, process, processes, port, notes):
     torch.save(gradients, notes)
 
 
-@pytest.mark.parametrize("columns", [["a", "p"], ["a", "p", "n"]], ids=["pairs", "triplets"])
-def test_two_processes_give_the_loss_and_the_gradient_of_one(columns, recipe, lines, start, tmp_path, files):
+@pytest.mark.parametrize(
+    ("columns", "objective", "convert"),
+    [
+        (["a", "p"], {}, None),
+        (["a", "p", "n"], {"hard_negative_weight": 0.7}, None),
+        (["a", "p", "label"], {"name": "softmax"}, "nli_pairs"),  # it has parameters of its own
+    ],
+    ids=["pairs", "triplets", "classes"],
+)
+def test_two_processes_give_the_loss_and_the_gradient_of_one(
+    columns, objective, convert, recipe, lines, start, tmp_path, files
+):
     # 19 rows in batches of 9: an odd batch, and a last one with a single row for both processes. The learning rate is
     # 0, so that no step inherits a difference from the one before.
     few = tmp_path / "rows.csv"
-    few.write_text("\n".join((files / "triplets.csv").read_text().splitlines()[:20]))
+    header, *rows = (files / "triplets.csv").read_text().splitlines()[:20]
+    labelled = [f"{header},label", *(f"{row},{i % 3}" for i, row in enumerate(rows))]
+    few.write_text("\n".join(labelled))
 
     def content(name):
         return recipe(
             data__train=str(few),
             data__columns=columns,
+            data__convert=convert,
             model__dropout=0.0,
             model__head="mlp",
             train__batch_size=9,
             train__lr=0.0,
             train__epochs=1,
-            objectives=[{"hard_negative_weight": 0.7 if len(columns) == 3 else 0.0}],
+            objectives=[objective],
             output_dir=str(tmp_path / name),
         )
 
