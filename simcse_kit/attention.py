@@ -1,0 +1,190 @@
+"""Attention for packed batches, in any backbone that computes it through transformers' attention interface.
+
+The boundaries of the sequences travel as an argument of the backbone's forward, down to the attention of every layer:
+so threads cannot mix them, and what gradient checkpointing computes again sees the same ones.
+
+Legend: B rows, T tokens of a padded row, P tokens of a packed batch, H heads, d width of a head, D width of the states.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.masking_utils import sdpa_mask
+
+from simcse_kit.backbone import quiet
+from simcse_kit.packing import Packing
+
+_NAME = "simcse_kit_packed"
+# How far apart packed and padded states may be, as a share of their length: what rounding explains in single and in half
+# precision. Where sequences see each other, or positions are off, it is more than half.
+_TOLERANCE, _HALF_TOLERANCE = 1e-5, 0.1
+
+
+def packed_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    packing: Packing | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Scaled dot-product attention, within each sequence of a packed batch or over the rows of a padded one.
+
+    Args:
+        module: The layer's attention module; as transformers' interface has it, not used.
+        query: [B, H, T, d]; of a packed batch [1, H, P, d], as are the others.
+        key: As ``query``; fewer heads are shared by groups of the query's.
+        value: As ``key``.
+        attention_mask: Of a padded batch, [B, 1, T, T]; True where a token may look.
+        dropout: Rate of dropout on the attention probabilities.
+        scaling: Factor on the dot products; None: d ** -0.5.
+        sliding_window: A token looks at those less than this many positions away (ModernBERT's local layers).
+        packing: The sequences of a packed batch.
+        **kwargs: What else a family hands over.
+
+    Returns:
+        What each token gathers, [B, T, H, d], and no attention probabilities.
+    """
+    attend = partial(_attend, mask=attention_mask, window=sliding_window, dropout=dropout, scaling=scaling)
+    states = [tensor.transpose(1, 2) for tensor in (query, key, value)]
+    if packing is None:
+        return attend(*states).contiguous(), None
+    packing.calls += 1
+    return torch.cat([attend(*group).flatten(0, 1) for group in packing.by_length(*states)]).unsqueeze(0), None
+
+
+def _padded_mask(attention_mask: Tensor | None = None, **kwargs: Any) -> Tensor | None:
+    """The mask of a padded batch; a packed one, which comes without, needs none over all of its tokens."""
+    return None if attention_mask is None else sdpa_mask(attention_mask=attention_mask, **kwargs)
+
+
+AttentionInterface.register(_NAME, packed_attention)
+AttentionMaskInterface.register(_NAME, _padded_mask)
+
+
+def _attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    mask: Tensor | None,
+    window: int | None,
+    dropout: float,
+    scaling: float | None,
+) -> Tensor:
+    """Attention within each of n rows of one length: [n, L, H, d] each -> [n, L, H, d]."""
+    length = query.shape[1]
+    if mask is None and window is not None and length > window:
+        positions = torch.arange(length, device=query.device)
+        mask = (positions - positions.unsqueeze(1)).abs() < window
+    gathered = scaled_dot_product_attention(
+        query.transpose(1, 2),
+        key.transpose(1, 2),
+        value.transpose(1, 2),
+        attn_mask=mask,
+        dropout_p=dropout,
+        scale=scaling,
+        enable_gqa=query.shape[2] != key.shape[2],
+    )
+    return gathered.transpose(1, 2)
+
+
+def packed_states(
+    backbone: PreTrainedModel, input_ids: Tensor, packing: Packing, *, all_layers: bool
+) -> Sequence[Tensor]:
+    """The token states of a batch, computed without its padding; differentiable.
+
+    Args:
+        backbone: One that ``use_packed_attention`` has found fit.
+        input_ids: Token ids, padded on the right, [B, T].
+        packing: That of the batch's attention mask.
+        all_layers: Return H_0 ... H_L; else H_L alone.
+
+    Returns:
+        States, [1, P, D] each, to be read through ``packing.by_length``.
+    """
+    outputs = backbone(
+        input_ids=packing.pack(input_ids),
+        position_ids=packing.pack(_position_ids(backbone, input_ids)),
+        packing=packing,
+        output_hidden_states=all_layers,
+    )
+    return outputs.hidden_states if all_layers else (outputs.last_hidden_state,)
+
+
+def use_packed_attention(backbone: PreTrainedModel) -> bool:
+    """Make a backbone fit for packed batches, if it is one of a family that can be.
+
+    Some families compute attention by themselves, whatever they are told to use. So a small batch is tried: every layer
+    must have called ``packed_attention``, and its packed states must be the padded ones, in every layer. Padded batches
+    go through the backbone as before, whatever comes out.
+
+    Returns:
+        Whether it is fit; if not, a warning says so.
+    """
+    own = backbone.config._attn_implementation
+    modes = [(module, module.training) for module in backbone.modules()]
+    backbone.eval()  # type: ignore[no-untyped-call]
+    try:
+        with quiet(), torch.no_grad(), torch.autocast(backbone.device.type, enabled=False):
+            fit = _packed_equals_padded(backbone)
+    finally:
+        for module, training in modes:
+            module.training = training
+    if not fit:
+        with quiet():
+            backbone.set_attn_implementation(own)
+        warnings.warn(
+            f"{type(backbone).__name__} computes attention in a way of its own: batches are padded (equal, but slower)",
+            stacklevel=2,
+        )
+    return fit
+
+
+def _packed_equals_padded(backbone: PreTrainedModel) -> bool:
+    """Switch the backbone to ``packed_attention``, and compare the states of a made-up batch with what they were."""
+    window = getattr(backbone.config, "sliding_window", None) or 0
+    # Two rows of one length, and one that is longer; where attention is local, longer than it reaches.
+    lengths = torch.tensor([3, max(5, window + 2), 3])
+    mask = (torch.arange(int(lengths.max())) < lengths.unsqueeze(1)).long().to(backbone.device)
+    # Ids of words, not of special tokens, which stand at the start of a vocabulary.
+    half = backbone.config.vocab_size // 2
+    ids = half + torch.arange(mask.numel(), device=mask.device).view_as(mask) % half
+    padded = backbone(input_ids=ids, attention_mask=mask, output_hidden_states=True).hidden_states
+    backbone.set_attn_implementation(_NAME)
+    packing = Packing(mask)
+    try:
+        packed = packed_states(backbone, ids, packing, all_layers=True)
+    except Exception:  # whatever a family makes of arguments it does not know
+        return False
+    if packing.calls != len(padded) - 1:
+        return False
+    tolerance = _HALF_TOLERANCE if backbone.dtype in (torch.float16, torch.bfloat16) else _TOLERANCE
+    for expected, found in zip(map(packing.pack, padded), packed, strict=True):
+        apart, scale = (found - expected).norm(dim=-1), expected.norm(dim=-1)
+        if not bool((apart <= tolerance * scale).all()):
+            return False
+    return True
+
+
+def _position_ids(backbone: PreTrainedModel, input_ids: Tensor) -> Tensor:
+    """The position of each token in the backbone's own counting, [B, T]; at padding, any."""
+    table = getattr(getattr(backbone, "embeddings", None), "position_embeddings", None)
+    padding_idx = getattr(table, "padding_idx", None)
+    if padding_idx is None:
+        return torch.arange(input_ids.shape[1], device=input_ids.device).expand_as(input_ids)
+    # The RoBERTa family counts the tokens that are not its padding token, from the padding index + 1.
+    counted = (input_ids != padding_idx).long()
+    return counted.cumsum(dim=1) * counted + int(padding_idx)

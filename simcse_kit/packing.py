@@ -1,0 +1,76 @@
+"""Batches without padding: the tokens of all rows end to end in one row, rows of the same length side by side.
+
+Legend: B rows, T tokens of a padded row, P tokens in all (those of the packed row); n rows of one length L.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+
+class Packing:
+    """Where the tokens of a padded batch stand when it is packed: the longest rows first.
+
+    Attributes:
+        groups: (n, L) of the rows of one length, in the order of the packed row: what lies between is one sequence.
+        calls: How many attention layers have kept to these groups so far (see ``simcse_kit.attention``).
+    """
+
+    def __init__(self, attention_mask: Tensor) -> None:
+        """Lay out a batch.
+
+        Args:
+            attention_mask: 1 for tokens, 0 for the padding on the right, [B, T]. A row without tokens keeps its first
+                position, for poolings to mask, so that no vector is missing.
+        """
+        width = attention_mask.shape[1]
+        lengths = attention_mask.sum(dim=1).clamp(min=1)
+        self._order = lengths.argsort(descending=True, stable=True)
+        ordered = lengths[self._order]
+        found, counts = ordered.unique_consecutive(return_counts=True)  # type: ignore[no-untyped-call]
+        self.groups: list[tuple[int, int]] = list(zip(counts.tolist(), found.tolist(), strict=True))
+        self.calls = 0
+        columns = torch.arange(width, device=attention_mask.device)
+        places = self._order.unsqueeze(1) * width + columns
+        self._places = places[columns < ordered.unsqueeze(1)]  # [P], into the flattened [B * T]
+
+    def pack(self, padded: Tensor) -> Tensor:
+        """Take the tokens out of a padded batch: [B, T, ...] -> [1, P, ...]."""
+        return padded.flatten(0, 1)[self._places].unsqueeze(0)
+
+    def by_length(self, *packed: Tensor) -> Iterator[list[Tensor]]:
+        """The rows of one length after the other, as views: of each [1, P, ...] its [n, L, ...]."""
+        tokens = [n * length for n, length in self.groups]
+        parts = zip(*(torch.split(tensor.squeeze(0), tokens) for tensor in packed), strict=True)
+        for group, (n, length) in zip(parts, self.groups, strict=True):
+            yield [part.unflatten(0, (n, length)) for part in group]
+
+    def in_order(self, vectors: Tensor) -> Tensor:
+        """Bring one vector a row, [B, D], from the order of ``by_length`` into that of the batch."""
+        return vectors[self._order.argsort()]
+
+
+def packed_batches(lengths: Sequence[int], token_budget: int) -> Iterator[list[int]]:
+    """Group rows by length, the longest first, so that a batch holds few lengths and memory peaks at the start.
+
+    Args:
+        lengths: Tokens in each row.
+        token_budget: The most tokens in a batch, none of them padding; a longer row stands alone.
+
+    Yields:
+        Row indices of one batch.
+    """
+    batch: list[int] = []
+    tokens = 0
+    for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
+        own = max(1, lengths[row])
+        if batch and tokens + own > token_budget:
+            yield batch
+            batch, tokens = [], 0
+        batch.append(row)
+        tokens += own
+    if batch:
+        yield batch
