@@ -23,8 +23,8 @@ from simcse_kit.backbone import quiet
 from simcse_kit.packing import Packing
 
 _NAME = "simcse_kit_packed"
-# How far apart packed and padded states may be, as a share of their length: what rounding explains in single and in half
-# precision. Where sequences see each other, or positions are off, it is more than half.
+# How far apart packed and padded states may be, as a share of their length: what rounding explains in single and in
+# half precision. Where sequences see each other, or positions are off, it is more than half.
 _TOLERANCE, _HALF_TOLERANCE = 1e-5, 0.1
 
 
@@ -186,5 +186,6 @@ def _position_ids(backbone: PreTrainedModel, input_ids: Tensor) -> Tensor:
     if padding_idx is None:
         return torch.arange(input_ids.shape[1], device=input_ids.device).expand_as(input_ids)
     # The RoBERTa family counts the tokens that are not its padding token, from the padding index + 1.
-    counted = (input_ids != padding_idx).long()
-    return counted.cumsum(dim=1) * counted + int(padding_idx)
+    counted = input_ids.ne(padding_idx).long()
+    positions: Tensor = counted.cumsum(dim=1) * counted + padding_idx
+    return positions
