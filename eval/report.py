@@ -9,6 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from eval.ablations.results import read_grid_result
+from eval.ablations.statistics import RULE
+from eval.ablations.table import grid_table
+from eval.markdown import DASH, TITLES, joined, markdown_table
 from eval.measured import AVERAGE, Figure, Protocol, Sheet, System, read_system, read_systems
 from eval.published import Published, PublishedProtocol, Row, Table, comparable_sheet, read_published
 from simcse_kit.data.sts import STS_TASKS
@@ -20,11 +24,9 @@ FOLDERS = (ROOT / "eval" / "results", ROOT / "eval" / "ablations")
 BEGIN = "<!-- results: written by `python -m eval.report` from eval/results/*.json -->"
 END = "<!-- end of results -->"
 
-_TITLES = {"STSB": "STS-B", "SICKR": "SICK-R", "SST2": "SST-2", AVERAGE: "Avg."}
 _ORDER = (*STS_TASKS, *TRANSFER_TASKS, "MRPC F1", AVERAGE)
 _PAPERS = Protocol("spearman", "all", "disk", "test", None)
 _GEOMETRY = ("alignment", "uniformity", "anisotropy", "effective_rank")
-_DASH = "-"
 
 _HEADER = """# Results
 
@@ -59,7 +61,7 @@ def results_document(published: Published, folders: Sequence[Path]) -> str:
 
     Args:
         published: The papers' figures.
-        folders: Where result files lie; one of them may be missing.
+        folders: Where result files lie, and those of grids in ``ablations/BACKBONE/``; one of them may be missing.
 
     Raises:
         UserError: If a result file is not one, or stands under the id of a row with which it cannot be compared.
@@ -68,11 +70,12 @@ def results_document(published: Published, folders: Sequence[Path]) -> str:
     rows = {row.id for table, row in published.rows() if table.protocol}
     notes = Footnotes()
     own = [system for name, path in files.items() if name not in rows for system in read_systems(path)]
-    blocks = [_HEADER, *_measured_sections(own, notes)]
+    grids = [path for folder in folders for path in sorted(folder.glob("ablations/*/*.json"))]
+    blocks = [_HEADER, *_measured_sections(own, notes), *_ablation_sections(grids, published)]
     for table in published.tables.values():
         blocks += _published_section(table, published, files, notes)
     sources = [f"- {key}: {text.strip()}" for key, text in published.sources.items()]
-    return _joined([*blocks, "## Sources", "\n".join(sources), *notes.lines()]) + "\n"
+    return joined([*blocks, "## Sources", "\n".join(sources), *notes.lines()]) + "\n"
 
 
 def readme_with_results(readme: str, results: Path) -> str:
@@ -89,7 +92,7 @@ def readme_with_results(readme: str, results: Path) -> str:
     title = "Spearman x100, aggregation `all`, text as SentEval prepares it (tokenised), test splits:"
     before, rest = readme.split(BEGIN)
     after = rest.split(END)[1]
-    return f"{before}{BEGIN}\n{_joined([title, table, *notes.lines()])}\n{END}{after}"
+    return f"{before}{BEGIN}\n{joined([title, table, *notes.lines()])}\n{END}{after}"
 
 
 def _measured_sections(systems: Sequence[System], notes: Footnotes) -> Iterator[str]:
@@ -118,15 +121,17 @@ def _measured_table(measured: Sequence[tuple[System, Sheet]], notes: Footnotes, 
         ]
         for system, sheet in measured
     ]
-    return _markdown(["model", "pooling", *(_TITLES.get(column, column) for column in columns)], rows, text_columns=2)
+    return markdown_table(
+        ["model", "pooling", *(TITLES.get(column, column) for column in columns)], rows, text_columns=2
+    )
 
 
 def _geometry_section(systems: Sequence[System]) -> Iterator[str]:
     rows = [
         [
             system.name,
-            f"{_TITLES.get(entry['task'], entry['task'])} {entry['split']}, {entry['text']}",
-            *(_DASH if entry[key] is None else f"{entry[key]:.2f}" for key in _GEOMETRY),
+            f"{TITLES.get(entry['task'], entry['task'])} {entry['split']}, {entry['text']}",
+            *(DASH if entry[key] is None else f"{entry[key]:.2f}" for key in _GEOMETRY),
         ]
         for system in systems
         for entry in system.geometry
@@ -138,7 +143,22 @@ def _geometry_section(systems: Sequence[System]) -> Iterator[str]:
             "the mean of exp(-2 d²) over two sentences, lower being better for both; anisotropy: mean cosine of two "
             "sentences; effective rank: number of dimensions over which the sentences spread."
         )
-        yield _markdown(["model", "text", *(key.replace("_", " ") for key in _GEOMETRY)], rows, text_columns=2)
+        yield markdown_table(["model", "text", *(key.replace("_", " ") for key in _GEOMETRY)], rows, text_columns=2)
+
+
+def _ablation_sections(files: Sequence[Path], published: Published) -> Iterator[str]:
+    """A table for each grid and backbone."""
+    if files:
+        yield "## Ablations here"
+        yield (
+            "Grids of `python -m eval.ablations`: Spearman x100 on STS-B, mean ± standard deviation over seeds. Dev "
+            f"chose the best model of each run, as in the papers' ablations. {RULE}"
+        )
+    for path in files:
+        result = read_grid_result(path)
+        yield f"### {result.title}, from {result.model}"
+        yield result.about.strip()
+        yield grid_table(result, published)
 
 
 def _published_section(
@@ -149,7 +169,7 @@ def _published_section(
     with_sources = any(row.source for row in table.rows)
     yield table.about + ("" if with_sources else f" Source: {table.source}.")
     labels = [label for label in ("variant", "backbone") if any(getattr(row, label) for row in table.rows)]
-    header = ["system", *labels, *(_TITLES.get(column, column) for column in table.columns)]
+    header = ["system", *labels, *(TITLES.get(column, column) for column in table.columns)]
     header += ["source"] * with_sources + ["ours"] * (table.protocol is not None)
     lines, provenance = [], []
     for row in table.rows:
@@ -174,13 +194,13 @@ def _published_section(
         provenance.append(_provenance(system, sheet))
     if table.protocol:
         yield f"Protocol: {_protocol_line(table.protocol)}{_counts(table.protocol)}."
-    yield _markdown(header, lines, text_columns=1 + len(labels))
+    yield markdown_table(header, lines, text_columns=1 + len(labels))
     yield "\n".join(provenance)
 
 
 def _published_cell(row: Row, column: str, decimals: int | None) -> str:
     if column not in row.figures:
-        return _DASH
+        return DASH
     value = row.figures[column]
     shown = str(value) if decimals is None or isinstance(value, int) else f"{value:.{decimals}f}"
     return f"{shown} ± {row.std[column]:.{decimals}f}" if column in row.std else shown
@@ -189,9 +209,9 @@ def _published_cell(row: Row, column: str, decimals: int | None) -> str:
 def _figure_cell(figure: Figure | None, notes: Footnotes, *, with_interval: bool) -> str:
     """A figure of ours, with footnotes for why it is undefined and for training text that it shares."""
     if figure is None:
-        return _DASH
+        return DASH
     if figure.value is None:
-        return f"{_DASH}{notes.mark([f'Undefined: {figure.reason}.'])}"
+        return f"{DASH}{notes.mark([f'Undefined: {figure.reason}.'])}"
     shown = f"{figure.value:.2f}"
     if figure.std is not None:
         shown += f" ± {figure.std:.2f}"
@@ -213,7 +233,7 @@ def _overlap_note(figure: Figure) -> Iterator[str]:
 def _difference_cell(row: Row, sheet: Sheet, column: str) -> str:
     figure = sheet.figures.get(column)
     if figure is None or figure.value is None or column not in row.figures:
-        return _DASH
+        return DASH
     return f"{round(figure.value, 2) - row.figures[column]:+.2f}"
 
 
@@ -229,7 +249,7 @@ def _protocol_line(protocol: Protocol | PublishedProtocol) -> str:
 
 
 def _counts(protocol: PublishedProtocol) -> str:
-    counts = [f"{_TITLES.get(task, task)} {n:,}" for task, n in protocol.n.items() if n is not None]
+    counts = [f"{TITLES.get(task, task)} {n:,}" for task, n in protocol.n.items() if n is not None]
     return f"; pairs or examples: {', '.join(counts)}" if counts else ""
 
 
@@ -237,7 +257,7 @@ def _provenance(system: System, sheet: Sheet) -> str:
     """What made the figures: the models' own settings and weights, their seeds, and the data's hashes, shortened."""
     model = system.models[0]
     data = {task: figure.data for task, figure in sheet.figures.items() if figure.data and not task.endswith(" F1")}
-    hashes = ", ".join(f"{_TITLES.get(task, task)} {digest[:8]}" for task, digest in data.items())
+    hashes = ", ".join(f"{TITLES.get(task, task)} {digest[:8]}" for task, digest in data.items())
     weights = ", ".join(model["weights_sha256"][:8] for model in system.models)
     tokens = f", at most {model['max_length']} tokens" if model["max_length"] else ""
     return (
@@ -250,16 +270,6 @@ def _training(models: Sequence[ModelEntry]) -> str:
     trained = [training for model in models if (training := model.get("training"))]
     seeds = f"seeds {', '.join(str(training['seed']) for training in trained)}" if trained else "not trained here"
     return seeds + (", **chosen on a test split**" if any(entry["selected_on_test"] for entry in trained) else "")
-
-
-def _joined(blocks: Iterable[str]) -> str:
-    return "\n\n".join(block for block in blocks if block)
-
-
-def _markdown(header: Sequence[str], rows: Iterable[Sequence[str]], *, text_columns: int) -> str:
-    """A Markdown table; `text_columns` at the left are aligned left, the others right."""
-    rule = ["---"] * text_columns + ["--:"] * (len(header) - text_columns)
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, rule, *rows))
 
 
 if __name__ == "__main__":

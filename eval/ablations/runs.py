@@ -1,0 +1,180 @@
+"""One run of a grid: trained as simcse-train does it, resumed where it was interrupted, and measured once."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eval.ablations.results import Run, Scores
+from simcse_kit.augment.text import open_text_augmentation
+from simcse_kit.data.sts import STS_TASKS, StsTask, load_sts_task
+from simcse_kit.errors import UserError, one_line
+from simcse_kit.evaluate.measure import Measurement, Plan, describe, measure
+from simcse_kit.evaluate.results import averages
+from simcse_kit.evaluate.systems import open_system
+from simcse_kit.train.loop import prepare, train
+from simcse_kit.train.recipe import Recipe
+from simcse_kit.train.rundir import RunDirectory
+
+_SCORES, _SIMILARITIES = "scores.json", "similarities.npy"
+
+
+@dataclass(frozen=True)
+class Sets:
+    """What runs are measured on: STS-B dev, STS-B test, and the other STS tasks if they were asked for."""
+
+    dev: StsTask
+    test: StsTask
+    others: tuple[StsTask, ...] = ()
+
+    @classmethod
+    def load(cls, folder: Path, *, text: Literal["disk", "raw"], all_tasks: bool) -> Sets:
+        """Load the sets from a folder in SentEval's layout.
+
+        Raises:
+            UserError: If one is missing or malformed, or the papers' average is asked for over raw text.
+        """
+        if all_tasks and text == "raw":
+            raise UserError("--tasks sts: the papers' average is of SentEval's text; leave --sts-text raw out")
+        dev, test = (load_sts_task("STSB", [folder], split=split, text=text) for split in ("dev", "test"))
+        names = [name for name in STS_TASKS if name != "STSB"] if all_tasks else []
+        return cls(dev, test, tuple(load_sts_task(name, [folder]) for name in names))
+
+    @property
+    def plan(self) -> Plan:
+        """All of them, by the papers' protocol."""
+        return Plan([self.dev, self.test, *self.others])
+
+    @property
+    def hashes(self) -> dict[str, str]:
+        """The hash of each set by task and split."""
+        return {f"{task.name} {task.split}": task.data_sha256 for task in self.plan.sts}
+
+    @property
+    def test_gold(self) -> NDArray[np.float64]:
+        """Gold scores of STS-B test [n]."""
+        (subset,) = self.test.subsets
+        return subset.scores
+
+
+def unavailable(recipe: Recipe) -> str | None:
+    """Why this machine cannot make a recipe's views: its word list or its masked language model is not to be had."""
+    for view in recipe.views:
+        if view.text is not None:
+            try:
+                open_text_augmentation(view.text.name, **view.text.settings)
+            except UserError as error:
+                return one_line(error)
+    return None
+
+
+def train_run(recipe: Recipe) -> bool:
+    """Train a recipe into its folder: from the start, from where it was interrupted, or not at all if it is complete.
+
+    Returns:
+        Whether it is complete now; else it was interrupted.
+
+    Raises:
+        UserError: If something in the recipe is not as it should be, or the folder holds something else.
+    """
+    directory = RunDirectory(recipe.output_dir)
+    if directory.has_done(recipe):
+        return True
+    resume = directory.read_run() is not None
+    directory.check(recipe, resume=resume, overwrite=False)
+    return not train(prepare(recipe), directory, resume=resume, quiet=not sys.stderr.isatty()).interrupted
+
+
+def measure_run(folder: Path, sets: Sets, *, pooling: str | None, keep_model: bool) -> Run:
+    """Measure the best model of a complete run, unless that was done before.
+
+    Args:
+        folder: The run's.
+        sets: What to measure it on.
+        pooling: In which; None: its own.
+        keep_model: Leave its weights in the folder.
+
+    Raises:
+        UserError: If it was measured on other sets and its weights are gone.
+    """
+    run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    scores = _scores_before(folder, sets)
+    if scores is None:
+        if not any(folder.glob("*.safetensors")):
+            raise UserError(f"{folder}: was measured on other sets, and its model is gone; start with a new --output")
+        scores, similarities = _measured(str(folder), sets, pooling)
+        np.save(folder / _SIMILARITIES, similarities)
+        (folder / _SCORES).write_text(scores.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    if not keep_model:
+        for weights in folder.rglob("*.safetensors"):
+            weights.unlink()
+    losses = [line["loss"] for line in _training_lines(folder)]
+    return Run(
+        seed=run["seed"],
+        step=run["best"]["step"] if run["best"] else None,
+        steps=run["step"],
+        seconds=run["seconds"],
+        first_loss=losses[0],
+        last_loss=losses[-1],
+        scores=scores,
+    )
+
+
+def similarities_on_test(folder: Path) -> NDArray[np.float64]:
+    """The predictions [n] of a measured run for STS-B test."""
+    similarities: NDArray[np.float64] = np.load(folder / _SIMILARITIES)
+    return similarities
+
+
+def measure_untrained(model: str, sets: Sets, pooling: str) -> Scores:
+    """Measure the backbone as it is.
+
+    Raises:
+        UserError: If it cannot be opened.
+    """
+    return _measured(model, sets, pooling)[0]
+
+
+def _measured(model: str, sets: Sets, pooling: str | None) -> tuple[Scores, NDArray[np.float64]]:
+    """A model's scores, and its predictions for STS-B test."""
+    system = open_system(model, pooling=pooling)
+    measurement = measure(describe("m0", system), system, sets.plan)
+    return _scores(measurement, sets), measurement.similarities[1][0]
+
+
+def _scores(measurement: Measurement, sets: Sets) -> Scores:
+    dev, test, *others = measurement.results
+    seven = [average["value"] for average in averages([measurement.model], [test, *others])]
+    _, shape = measurement.geometry
+    return Scores(
+        weights_sha256=measurement.model["weights_sha256"],
+        dev=dev["value"],
+        test=test["value"],
+        tasks={entry["task"]: entry["value"] for entry in [*others, test]} if others else {},
+        sts7=seven[0] if seven else None,
+        alignment=shape["alignment"],
+        uniformity=shape["uniformity"],
+        overlap=test["overlap"] and {**test["overlap"]},
+        sets=sets.hashes,
+    )
+
+
+def _scores_before(folder: Path, sets: Sets) -> Scores | None:
+    """What a run scored when it was measured before, if it was, and on the same sets."""
+    path = folder / _SCORES
+    if not path.is_file():
+        return None
+    scores = Scores.model_validate_json(path.read_text(encoding="utf-8"))
+    return scores if scores.sets == sets.hashes else None
+
+
+def _training_lines(folder: Path) -> Iterator[dict[str, Any]]:
+    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return (line for line in map(json.loads, lines) if line["kind"] == "train")
