@@ -88,6 +88,7 @@ class Grid(_Entry):
         rows: In the order of the table.
         reference: The row that the others are compared with; None: the first one.
         pooling: In which all rows are measured, where that is not the pooling they are trained with.
+        untrained: Ids of published rows of the untrained backbone, by pooling.
     """
 
     title: str
@@ -97,6 +98,7 @@ class Grid(_Entry):
     rows: Annotated[list[GridRow], Field(min_length=2)]
     reference: str | None = None
     pooling: PoolingName | None = None
+    untrained: dict[PoolingName, str] = {}
 
     @property
     def reference_row(self) -> GridRow:

@@ -16,10 +16,20 @@ from eval.ablations.grid import DataKind
 from eval.ablations.statistics import Difference
 from simcse_kit.errors import UserError
 from simcse_kit.output import replacing
+from simcse_kit.train.recipe import PoolingName
 
 
 class _Entry(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Overlap(_Entry):
+    """How much of STS-B test a model was trained on (see ``simcse_kit.data.overlap``)."""
+
+    train_rows: int
+    of_rows: int
+    sentences: int
+    of_sentences: int
 
 
 class Scores(_Entry):
@@ -33,7 +43,7 @@ class Scores(_Entry):
         sts7: The papers' average of these.
         alignment: Of the vectors of STS-B test, like the next one (see ``simcse_kit.evaluate.geometry``).
         uniformity: Lower is better for both.
-        overlap: What the training text shares with STS-B test, as in `OverlapEntry`; None for an untrained model.
+        overlap: What the training text shares with STS-B test; None for an untrained model.
         sets: Hashes of the evaluation sets by task and split.
     """
 
@@ -44,7 +54,7 @@ class Scores(_Entry):
     sts7: float | None
     alignment: float | None
     uniformity: float | None
-    overlap: dict[str, int] | None
+    overlap: Overlap | None
     sets: dict[str, str]
 
 
@@ -113,6 +123,7 @@ class GridResult(_Entry):
         seeds: Those that all rows have been run with.
         reference: The row that the others are compared with.
         untrained: The backbone's scores by pooling.
+        untrained_published: Ids of published rows for these, by pooling.
         rows: In the grid's order.
         versions: Of the packages.
         commit: Of the source tree.
@@ -122,14 +133,15 @@ class GridResult(_Entry):
     title: str
     about: str
     model: str
-    pooling: str | None
+    pooling: PoolingName | None
     data: dict[DataKind, dict[str, str]]
     sts_text: str
     budget: list[str]
     rows_seen: int | None
     seeds: list[int]
     reference: str
-    untrained: dict[str, Scores]
+    untrained: dict[PoolingName, Scores]
+    untrained_published: dict[PoolingName, str]
     rows: list[RowResult]
     versions: dict[str, str]
     commit: str | None

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from eval.ablations.results import Run, Scores
+from eval.ablations.results import Overlap, Run, Scores
 from simcse_kit.augment.text import open_text_augmentation
 from simcse_kit.data.sts import STS_TASKS, StsTask, load_sts_task
 from simcse_kit.errors import UserError, one_line
@@ -161,7 +161,7 @@ def _scores(measurement: Measurement, sets: Sets) -> Scores:
         sts7=seven[0] if seven else None,
         alignment=shape["alignment"],
         uniformity=shape["uniformity"],
-        overlap=test["overlap"] and {**test["overlap"]},
+        overlap=None if test["overlap"] is None else Overlap(**test["overlap"]),
         sets=sets.hashes,
     )
 

@@ -8,8 +8,8 @@ The rule, for the difference on STS-B test:
 2. Over pairs: the pairs of STS-B test are resampled, the same ones for all runs; the mean difference over seeds has a
    95% interval from its standard error there (see ``simcse_kit.evaluate.bootstrap``).
 
-A difference is significant if Holm's p-value is below 0.05 and the second interval excludes 0. One seed has no variance:
-nothing is significant then, or insignificant.
+A difference is significant if Holm's p-value is below 0.05 and the second interval excludes 0. With one seed nothing is
+called significant.
 
 Legend of shapes: S seeds, n pairs, B resamples.
 """
@@ -28,9 +28,9 @@ from simcse_kit.evaluate.bootstrap import RESAMPLES, resampled_correlation
 RULE = (
     "A difference is the row's less the reference row's on STS-B test, the mean over seeds of differences of the same "
     "seed, in brackets the 95% interval of a paired t-test over seeds. **Bold** ones are significant: the p-values of "
-    "this test, corrected over the rows of the table by Holm's method, are below 0.05, and the 95% interval of the same "
-    "mean under a paired bootstrap over the test pairs excludes 0. With one seed there is no interval, and nothing is "
-    "called significant."
+    "this test, corrected over the rows of the table by Holm's method, are below 0.05, and the 95% interval of the "
+    "same mean under a paired bootstrap over the test pairs excludes 0. With one seed there is no interval, and "
+    "nothing is called significant."
 )
 LEVEL = 0.05
 

@@ -15,7 +15,7 @@ from simcse_kit.data.readers import data_sha256
 from simcse_kit.evaluate.results import RECORDED_PACKAGES, package_versions
 from simcse_kit.locate import locate
 from simcse_kit.train.provenance import commit
-from simcse_kit.train.recipe import Recipe
+from simcse_kit.train.recipe import PoolingName, Recipe
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Study:
         }
 
     @cached_property
-    def untrained(self) -> dict[str, Scores]:
+    def untrained(self) -> dict[PoolingName, Scores]:
         """The backbone's scores in every pooling in which a row is measured."""
         poolings = [self.grid.pooling or self.recipe(row, self.seeds[0]).model.pooling for row in self.grid.rows]
         return {
@@ -150,6 +150,7 @@ class Study:
             seeds=list(seeds),
             reference=self.grid.reference_row.name,
             untrained=self.untrained,
+            untrained_published=self.grid.untrained,
             rows=rows,
             versions=package_versions(RECORDED_PACKAGES),
             commit=commit(),

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 
-from eval.ablations.results import GridResult, RowResult, Scores, Spread
+from eval.ablations.results import GridResult, RowResult, Spread
 from eval.markdown import DASH, TITLES, joined, markdown_table
 from eval.measured import AVERAGE
 from eval.published import Published, Row, Table
@@ -31,7 +31,8 @@ def grid_table(result: GridResult, published: Published) -> str:
     lines = []
     for pooling, scores in result.untrained.items():
         figures = [scores.dev, scores.test, *[scores.sts7] * with_average, scores.alignment, scores.uniformity]
-        lines.append([f"untrained, {pooling}", *[DASH] * several_kinds, *map(_figure, figures), DASH, DASH])
+        lines.append([f"untrained, {pooling}", *[DASH] * several_kinds, *map(_figure, figures), DASH])
+        lines[-1].append(_published(rows, result.untrained_published.get(pooling)))
     for row in result.rows:
         spreads = [row.dev, row.test, *[row.sts7] * with_average]
         shapes = [_mean(row, "alignment"), _mean(row, "uniformity")]
@@ -42,12 +43,13 @@ def grid_table(result: GridResult, published: Published) -> str:
                 *map(_spread, spreads),
                 *map(_figure, shapes),
                 "reference" if row.name == result.reference else _difference(row),
-                _published(*rows[row.published]) if row.published else DASH,
+                _published(rows, row.published),
             ]
         )
     table = markdown_table(header, lines, text_columns=1 + several_kinds)
-    tables = dict.fromkeys(rows[row.published][0].title for row in result.rows if row.published)
-    return joined([table, "\n".join([*_notes(result), *_sources(tables, published)])])
+    named = [*result.untrained_published.values(), *(row.published for row in result.rows)]
+    titles = {rows[name][0].title for name in named if name}
+    return joined([table, "\n".join([*_notes(result), *_sources(titles, published)])])
 
 
 def _notes(result: GridResult) -> Iterator[str]:
@@ -58,7 +60,8 @@ def _notes(result: GridResult) -> Iterator[str]:
     budget = ", ".join([*seen, *(f"`{override}`" for override in result.budget)]) or "as in the recipes"
     seconds = sum(run.seconds for row in result.rows for run in row.runs)
     pooling = f", measured in pooling {result.pooling}" if result.pooling else ""
-    yield f"- {result.model} (weights {weights[:8]}){pooling}; seeds {seeds}; budget: {budget}; {seconds / 60:.0f} minutes"
+    model = f"{result.model} (weights {weights[:8]}){pooling}"
+    yield f"- {model}; seeds {seeds}; budget: {budget}; {seconds / 60:.0f} minutes of training"
     files = [
         f"{_LEARNS_FROM[kind]} {name} {digest[:8]}"
         for kind, hashes in result.data.items()
@@ -68,17 +71,22 @@ def _notes(result: GridResult) -> Iterator[str]:
     for row in result.rows:
         if row.skipped is not None:
             yield f"- {row.name}: skipped: {row.skipped}"
-    by_overlap: dict[str, list[str]] = {}
+    yield from _overlaps(result)
+
+
+def _overlaps(result: GridResult) -> Iterator[str]:
+    """Which rows have seen sentences of the test, all seeds of a row the same ones."""
+    rows: dict[str, list[str]] = {}
     for row in result.rows:
-        for overlap in [run.scores.overlap for run in row.runs[:1] if run.scores.overlap]:
-            if overlap["sentences"]:
-                shared = f"{overlap['sentences']:,} of the {overlap['of_sentences']:,} sentences of STS-B test"
-                by_overlap.setdefault(shared, []).append(row.name)
-    for shared, names in by_overlap.items():
+        overlap = row.runs[0].scores.overlap if row.runs else None
+        if overlap is not None and overlap.sentences:
+            shared = f"{overlap.sentences:,} of the {overlap.of_sentences:,} sentences of STS-B test"
+            rows.setdefault(shared, []).append(row.name)
+    for shared, names in rows.items():
         yield f"- {shared} are in the training text of: {', '.join(names)}"
 
 
-def _sources(titles: dict[str, None], published: Published) -> Iterator[str]:
+def _sources(titles: Collection[str], published: Published) -> Iterator[str]:
     for table in published.tables.values():
         if table.title in titles:
             yield f"- Published: {table.title}. {table.about.strip()}"
@@ -107,8 +115,11 @@ def _difference(row: RowResult) -> str:
     return f"{value} [{found.ci95[0]:+.2f}, {found.ci95[1]:+.2f}]" if found.ci95 else value
 
 
-def _published(table: Table, row: Row) -> str:
-    """A published figure with its set and backbone: that of STS-B, or else the average."""
+def _published(rows: Mapping[str, tuple[Table, Row]], name: str | None) -> str:
+    """The figure of a published row with its set and backbone: that of STS-B, or else the average."""
+    if name is None:
+        return DASH
+    table, row = rows[name]
     column = "STSB" if "STSB" in row.figures else AVERAGE
     split = table.protocol.split if table.protocol and column != AVERAGE else ""
     what = ", ".join(filter(None, (f"{TITLES[column]} {split}".strip(), row.backbone)))

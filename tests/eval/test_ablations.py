@@ -1,9 +1,12 @@
 """Grids of ablations: every row makes a recipe, runs are what simcse-train makes, and differences are tested right."""
 
+import contextlib
+import io
 import json
 import random
 import re
 import shutil
+import signal
 
 import numpy as np
 import pytest
@@ -33,6 +36,7 @@ about: A grid of a test.
 recipe: sup-simcse-bert-base
 data: nli_triplets
 reference: low
+untrained: {cls: bert-base-cls}
 rows:
 - {name: high, set: {objectives.0.temperature: 1.0}, published: simcse-temperature-1}
 - {name: low, set: {objectives.0.temperature: 0.05}, published: simcse-temperature-0.05}
@@ -49,7 +53,7 @@ def test_every_row_of_a_grid_makes_a_recipe_and_names_a_published_row(name, tmp_
     _, grid = read_grid(name)
     known = {row.id for _, row in PUBLISHED.rows()}
     recipes = {row.name: recipe_of(grid, row, common, seed=7, output_dir=tmp_path) for row in grid.rows}
-    assert {row.published for row in grid.rows} - {None} <= known
+    assert {*grid.untrained.values(), *(row.published for row in grid.rows)} - {None} <= known
     for row in grid.rows:
         recipe = recipes[row.name]
         assert (recipe.model.name, recipe.data.train, recipe.seed) == ("some-model", "file", 7)
@@ -60,9 +64,12 @@ def test_every_row_of_a_grid_makes_a_recipe_and_names_a_published_row(name, tmp_
 
 def test_grids_have_the_papers_rows():
     """Every row of the papers' ablations of training settings, but for those that no recipe can express."""
-    stands_in = {row.published for name in GRIDS for row in read_grid(name)[1].rows}
+    grids = [read_grid(name)[1] for name in GRIDS]
+    stands_in = {row.published for grid in grids for row in grid.rows}
+    stands_in |= {name for grid in grids for name in grid.untrained.values()}
     tables = ("augmentation", "objective", "dropout", "pooling", "hard_negative", "temperature")
-    names = [*(f"simcse_{table}_stsb_dev" for table in tables), "consert_batch_size", "sbert_ablation_stsb_dev"]
+    names = [*(f"simcse_{table}_stsb_dev" for table in tables), "consert_batch_size", "consert_augmentation_avg"]
+    names.append("sbert_ablation_stsb_dev")
     missing = {row.id for name in names for row in PUBLISHED.tables[name].rows} - stands_in
     assert missing == {
         "simcse-negatives-contradiction-and-neutral-alpha-1.0",  # two hard negatives a row
@@ -148,11 +155,11 @@ def test_only_what_both_seeds_and_pairs_tell_apart_is_significant():
     p_values = [scipy.stats.ttest_rel(each.figures, reference.figures).pvalue for each in (better, alike)]
     assert [each.p_holm for each in found] == pytest.approx(holm(p_values))
     # The same small step up with every seed: certain over seeds, but within what other pairs would change.
-    step = Sample(reference.figures + [0.10, 0.11, 0.12], [noisy(GOLD, 3.0, 7)] * 3, GOLD)
+    step = Sample(np.add(reference.figures, [0.10, 0.11, 0.12]), [noisy(GOLD, 3.0, 7)] * 3, GOLD)
     (small,) = differences([step], reference)
     assert small.p_holm < 0.05 and not small.significant
     # Far better in the mean, but not with all seeds alike.
-    scattered = Sample(reference.figures + [1.0, 9.0, 30.0], [noisy(GOLD, 1.0, 4)] * 3, GOLD)
+    scattered = Sample(np.add(reference.figures, [1.0, 9.0, 30.0]), [noisy(GOLD, 1.0, 4)] * 3, GOLD)
     (wild,) = differences([scattered], reference)
     assert wild.pairs_ci95[0] > 0 and not wild.significant
     # More rows, more chance finds: what is significant alone is not among fifty like the reference.
@@ -181,42 +188,38 @@ def material(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def command(material, tiny_checkpoint):
     """Run the command on the grid: ``command(output, *more) -> exit code``."""
 
     def run(output, *more, seeds="3,1"):
         fixed = ["--model", str(tiny_checkpoint("bert")), "--data", str(material), "-o", str(output), "--seeds", seeds]
-        budget = "train.batch_size=8 train.max_steps=4 train.lr=0.001 train.precision=fp32 evaluation.every=2".split()
-        options = [option for override in budget for option in ("--set", override)]
+        budget = {"train.batch_size": 8, "train.max_steps": 4, "train.lr": 0.001, "train.precision": "fp32"}
+        budget["evaluation.every"] = 2
+        options = [option for key, value in budget.items() for option in ("--set", f"{key}={value}")]
         return main([str(material / "two.yaml"), *fixed, *options, *more])
 
     return run
 
 
 @pytest.fixture(scope="module")
-def finished():
-    """Where the grid has been run, with its models; filled by the first test that needs it."""
-    return {}
-
-
-@pytest.fixture
-def grid_output(finished, command, material, tmp_path_factory, capsys):
-    if not finished:
-        output = tmp_path_factory.mktemp("finished")
+def finished(command, material, tmp_path_factory):
+    """The folder where the grid was run, models and all, and what the command printed."""
+    output, printed = tmp_path_factory.mktemp("finished"), io.StringIO()
+    with contextlib.redirect_stdout(printed):
         assert command(output, "--triplets", str(material / "triplets.csv"), "--keep-models") == 0
-        finished.update(output=output, printed=capsys.readouterr().out)
-    return finished
+    return output, printed.getvalue()
 
 
-def test_the_figures_of_a_grid_are_those_of_its_models(grid_output, material, tiny_checkpoint):
-    result = read_grid_result(grid_output["output"] / "two.json")
+def test_the_figures_of_a_grid_are_those_of_its_models(finished, material, tiny_checkpoint):
+    output, _ = finished
+    result = read_grid_result(output / "two.json")
     dev, test = (load_sts_task("STSB", [material], split=split) for split in ("dev", "test"))
     assert (result.seeds, result.reference) == ([3, 1], "low")
     high, low, skipped = result.rows
     for row in (high, low):
         for run, seed in zip(row.runs, (3, 1), strict=True):
-            folder = grid_output["output"] / "runs" / "two" / f"{row.name}-{seed}"
+            folder = output / "runs" / "two" / f"{row.name}-{seed}"
             encoder = SentenceEncoder.from_pretrained(folder, device="cpu")
             assert run.scores.dev == score_sts(encoder, dev).value
             assert run.scores.test == score_sts(encoder, test).value
@@ -237,25 +240,27 @@ def test_the_figures_of_a_grid_are_those_of_its_models(grid_output, material, ti
     assert result.untrained["cls"].test == score_sts(backbone, test).value
 
 
-def test_the_table_shows_ours_beside_the_published_figures(grid_output):
-    result = read_grid_result(grid_output["output"] / "two.json")
+def test_the_table_shows_ours_beside_the_published_figures(finished):
+    output, printed = finished
+    result = read_grid_result(output / "two.json")
     table = grid_table(result, PUBLISHED)
-    assert table in grid_output["printed"]
+    assert table in printed
     cells = {line.split(" | ")[0].lstrip("| "): line.strip("| ").split(" | ") for line in table.splitlines()}
     high = result.rows[0]
     assert cells["high"][1:3] == [f"{s.mean:.2f} ± {s.std:.2f}" for s in (high.dev, high.test)]
     assert cells["high"][-1] == "64.0 (STS-B dev)" and cells["low"][-2:] == ["reference", "86.2 (STS-B dev)"]
     assert cells["high"][-2].strip("*").startswith(f"{high.difference.value:+.2f}")
     assert cells["untrained, cls"][2] == f"{result.untrained['cls'].test:.2f}"
+    assert cells["untrained, cls"][-1] == "16.50 (STS-B test, bert-base-uncased)"
     assert "- no synonyms here: skipped: no WordNet in nowhere" in table
     assert "Supervised SimCSE, BERT-base" in table  # of the published figures
 
 
-def test_the_report_shows_grids_and_none_where_there_are_none(grid_output, tmp_path):
+def test_the_report_shows_grids_and_none_where_there_are_none(finished, tmp_path):
     assert "Ablations here" not in results_document(PUBLISHED, [tmp_path])
     place = tmp_path / "ablations" / "tiny"
     place.mkdir(parents=True)
-    shutil.copy(grid_output["output"] / "two.json", place)
+    shutil.copy(finished[0] / "two.json", place)
     document = results_document(PUBLISHED, [tmp_path])
     result = read_grid_result(place / "two.json")
     assert f"### Two temperatures, from {result.model}\n" in document
@@ -266,7 +271,7 @@ def test_the_report_shows_grids_and_none_where_there_are_none(grid_output, tmp_p
 
 
 def test_an_interrupted_grid_goes_on_where_it_was_and_gives_the_same(
-    grid_output, command, material, tmp_path, monkeypatch
+    finished, command, material, tmp_path, monkeypatch
 ):
     steps, stop_at = [], [11]  # in the third of four runs of four steps
     seed_step = loop.seed_step
@@ -274,8 +279,6 @@ def test_an_interrupted_grid_goes_on_where_it_was_and_gives_the_same(
     def counted(*arguments):
         steps.append(arguments)
         if len(steps) == stop_at[0]:
-            import signal
-
             signal.raise_signal(signal.SIGINT)
         return seed_step(*arguments)
 
@@ -288,11 +291,11 @@ def test_an_interrupted_grid_goes_on_where_it_was_and_gives_the_same(
     assert "±" not in grid_table(first_seed, PUBLISHED)
     assert command(tmp_path, *triplets) == 0
     assert [step[:2] for step in steps[11:]] == [(1, 4), *((1, step) for step in (1, 2, 3, 4))]
-    again, whole = (read_grid_result(folder / "two.json") for folder in (tmp_path, grid_output["output"]))
+    again, whole = (read_grid_result(folder / "two.json") for folder in (tmp_path, finished[0]))
     for mine, theirs in zip(again.rows, whole.rows, strict=True):
         assert [run.scores for run in mine.runs] == [run.scores for run in theirs.runs]
         assert mine.difference == theirs.difference
-    assert not list(tmp_path.rglob("*.safetensors")) and list(grid_output["output"].rglob("*.safetensors"))
+    assert not list(tmp_path.rglob("*.safetensors")) and list(finished[0].rglob("*.safetensors"))
     assert command(tmp_path, *triplets) == 0 and len(steps) == 16  # nothing is trained again
 
 
