@@ -26,7 +26,8 @@ class Packing:
             attention_mask: 1 for tokens, 0 for the padding on the right, [B, T]. A row without tokens keeps its first
                 position, for poolings to mask, so that no vector is missing.
         """
-        width = attention_mask.shape[1]
+        self._shape = attention_mask.shape
+        width = self._shape[1]
         lengths = attention_mask.sum(dim=1).clamp(min=1)
         self._order = lengths.argsort(descending=True, stable=True)
         ordered = lengths[self._order]
@@ -40,6 +41,12 @@ class Packing:
     def pack(self, padded: Tensor) -> Tensor:
         """Take the tokens out of a padded batch: [B, T, ...] -> [1, P, ...]."""
         return padded.flatten(0, 1)[self._places].unsqueeze(0)
+
+    def pad(self, packed: Tensor) -> Tensor:
+        """Bring tokens back to where they stood, zeros elsewhere: [1, P, ...] -> [B, T, ...]."""
+        inner = packed.shape[2:]
+        padded = packed.new_zeros(self._shape.numel(), *inner)
+        return padded.index_copy(0, self._places, packed.squeeze(0)).view(*self._shape, *inner)
 
     def by_length(self, *packed: Tensor) -> Iterator[list[Tensor]]:
         """The rows of one length after the other, as views: of each [1, P, ...] its [n, L, ...]."""
