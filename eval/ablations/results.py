@@ -114,7 +114,7 @@ class GridResult(_Entry):
         grid: The grid's name.
         title: As the grid has it, like the next one.
         about: What the table shows.
-        model: The backbone.
+        model: The backbone; of a directory the last part of its path.
         pooling: In which all rows were measured; None: each in its own.
         data: Hashes of the training files by kind and name.
         sts_text: ``disk`` or ``raw``.

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from eval.ablations.results import Overlap, Run, Scores
 from simcse_kit.augment.text import open_text_augmentation
 from simcse_kit.data.sts import STS_TASKS, StsTask, load_sts_task
-from simcse_kit.errors import UserError, one_line
+from simcse_kit.errors import UserError
 from simcse_kit.evaluate.measure import Measurement, Plan, describe, measure
 from simcse_kit.evaluate.results import averages
 from simcse_kit.evaluate.systems import open_system
@@ -23,6 +23,8 @@ from simcse_kit.train.loop import prepare, train
 from simcse_kit.train.recipe import Recipe
 from simcse_kit.train.rundir import RunDirectory
 
+# What augmentations need that a machine may not have.
+_NEEDED = {"synonym": "WordNet", "masked_lm": "masked language model for this"}
 _SCORES, _SIMILARITIES = "scores.json", "similarities.npy"
 
 
@@ -65,13 +67,14 @@ class Sets:
 
 
 def unavailable(recipe: Recipe) -> str | None:
-    """Why this machine cannot make a recipe's views: its word list or its masked language model is not to be had."""
+    """Why this machine cannot make a recipe's views, if it cannot; the details go to standard error."""
     for view in recipe.views:
-        if view.text is not None:
+        if view.text is not None and view.text.name in _NEEDED:
             try:
                 open_text_augmentation(view.text.name, **view.text.settings)
             except UserError as error:
-                return one_line(error)
+                print(error, file=sys.stderr)
+                return f"the machine had no {_NEEDED[view.text.name]}"
     return None
 
 

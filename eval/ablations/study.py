@@ -141,7 +141,7 @@ class Study:
             grid=self.name,
             title=self.grid.title,
             about=self.grid.about,
-            model=self.common.model,
+            model=Path(self.common.model).name if Path(self.common.model).is_dir() else self.common.model,
             pooling=self.grid.pooling,
             data=self.hashes,
             sts_text=self.common.sts_text,

@@ -15,13 +15,14 @@ from small_files import WORDS, write_csv
 
 from eval.ablations.__main__ import main
 from eval.ablations.grid import DATA, FOLDER, OPTIONS, RECIPES, Common, read_grid, recipe_of
-from eval.ablations.results import read_grid_result
+from eval.ablations.results import Spread, read_grid_result, spread
+from eval.ablations.runs import Sets, measure_untrained
 from eval.ablations.statistics import Sample, differences, holm, paired_t
 from eval.ablations.table import grid_table
 from eval.published import read_published
 from eval.report import results_document
 from simcse_kit import SentenceEncoder
-from simcse_kit.data.sts import load_sts_task
+from simcse_kit.data.sts import STS_TASKS, SUBSETS, load_sts_task
 from simcse_kit.errors import UserError
 from simcse_kit.evaluate.bootstrap import paired_difference
 from simcse_kit.evaluate.sts import score_sts
@@ -162,9 +163,27 @@ def test_only_what_both_seeds_and_pairs_tell_apart_is_significant():
     scattered = Sample(np.add(reference.figures, [1.0, 9.0, 30.0]), [noisy(GOLD, 1.0, 4)] * 3, GOLD)
     (wild,) = differences([scattered], reference)
     assert wild.pairs_ci95[0] > 0 and not wild.significant
-    # More rows, more chance finds: what is significant alone is not among fifty like the reference.
-    many = differences([better, *[alike] * 50], reference)
-    assert many[0].p_value == found[0].p_value and many[0].p_holm == pytest.approx(51 * found[0].p_value)
+    # More rows, more chance finds: what is significant alone is not among others.
+    steady = Sample(np.add(reference.figures, [9.0, 10.0, 14.0]), [noisy(GOLD, 1.0, 4)] * 3, GOLD)
+    (alone,), among = differences([steady], reference), differences([steady, *[alike] * 4], reference)
+    assert alone.p_holm == alone.p_value < 0.05 and alone.significant
+    assert among[0].p_holm == pytest.approx(5 * alone.p_value) and not among[0].significant
+
+
+def test_over_the_pairs_the_mean_over_seeds_has_the_interval_of_a_naive_bootstrap():
+    first, second = (
+        [noisy(GOLD, noise, seed) for seed in seeds] for noise, seeds in ((1.5, (1, 2, 3)), (3, (4, 5, 6)))
+    )
+    draw, means = np.random.default_rng(11), []
+    for _ in range(300):
+        drawn = draw.integers(len(GOLD), size=len(GOLD))
+        figures = [
+            [100 * scipy.stats.spearmanr(run[drawn], GOLD[drawn]).statistic for run in runs] for runs in (first, second)
+        ]
+        means.append(np.mean(figures[0]) - np.mean(figures[1]))
+    (found,) = differences([sample(GOLD, 1.5, (1, 2, 3))], sample(GOLD, 3, (4, 5, 6)))
+    assert found.pairs_ci95[1] - found.value == pytest.approx(1.966 * np.std(means, ddof=1), rel=0.12)
+    assert sum(found.pairs_ci95) / 2 == pytest.approx(found.value)
 
 
 # --- the command ------------------------------------------------------------------------------------------------------
@@ -223,6 +242,10 @@ def test_the_figures_of_a_grid_are_those_of_its_models(finished, material, tiny_
             encoder = SentenceEncoder.from_pretrained(folder, device="cpu")
             assert run.scores.dev == score_sts(encoder, dev).value
             assert run.scores.test == score_sts(encoder, test).value
+            predicted = np.load(folder / "similarities.npy")  # what the bootstrap resamples
+            assert 100 * scipy.stats.spearmanr(predicted, test.subsets[0].scores).statistic == pytest.approx(
+                run.scores.test
+            )
             trained = json.loads((folder / "run.json").read_text())
             assert (run.seed, run.steps, run.step) == (seed, 4, trained["best"]["step"])
             assert run.scores.dev == pytest.approx(trained["best"]["spearman"])
@@ -235,7 +258,7 @@ def test_the_figures_of_a_grid_are_those_of_its_models(finished, material, tiny_
     assert high.difference.value == pytest.approx((figures[0] - figures[1]).mean())
     assert high.difference.p_value == pytest.approx(scipy.stats.ttest_rel(*figures).pvalue)
     assert low.difference is None
-    assert "no WordNet in nowhere" in skipped.skipped and skipped.runs == []
+    assert skipped.skipped == "the machine had no WordNet" and skipped.runs == []
     backbone = SentenceEncoder.from_pretrained(tiny_checkpoint("bert"), pooling="cls", device="cpu")
     assert result.untrained["cls"].test == score_sts(backbone, test).value
 
@@ -252,7 +275,7 @@ def test_the_table_shows_ours_beside_the_published_figures(finished):
     assert cells["high"][-2].strip("*").startswith(f"{high.difference.value:+.2f}")
     assert cells["untrained, cls"][2] == f"{result.untrained['cls'].test:.2f}"
     assert cells["untrained, cls"][-1] == "16.50 (STS-B test, bert-base-uncased)"
-    assert "- no synonyms here: skipped: no WordNet in nowhere" in table
+    assert "- no synonyms here: skipped: the machine had no WordNet" in table
     assert "Supervised SimCSE, BERT-base" in table  # of the published figures
 
 
@@ -297,6 +320,34 @@ def test_an_interrupted_grid_goes_on_where_it_was_and_gives_the_same(
         assert mine.difference == theirs.difference
     assert not list(tmp_path.rglob("*.safetensors")) and list(finished[0].rglob("*.safetensors"))
     assert command(tmp_path, *triplets) == 0 and len(steps) == 16  # nothing is trained again
+
+
+def test_with_all_tasks_the_average_is_of_the_seven_rounded_figures(material, tiny_checkpoint, tmp_path):
+    draw = random.Random(8)
+    pairs = [f"{draw.choice(WORDS)} {draw.choice(WORDS)}\t{draw.choice(WORDS)} {draw.choice(WORDS)}" for _ in range(9)]
+    scores = [f"{draw.uniform(1, 5):.1f}" for _ in pairs]
+    for year, subsets in SUBSETS.items():
+        folder = tmp_path / "STS" / f"{year}-en-test"
+        folder.mkdir(parents=True)
+        for subset in subsets:
+            draw.shuffle(scores)
+            (folder / f"STS.input.{subset}.txt").write_text("\n".join(pairs) + "\n")
+            (folder / f"STS.gs.{subset}.txt").write_text("\n".join(scores) + "\n")
+    shutil.copytree(material / "STS" / "STSBenchmark", tmp_path / "STS" / "STSBenchmark")
+    (tmp_path / "SICK").mkdir()
+    rows = [f"{i}\t{pair}\t{score}\tNEUTRAL" for i, (pair, score) in enumerate(zip(pairs, scores, strict=True))]
+    header = "pair_ID\tsentence_A\tsentence_B\trelatedness_score\tentailment_judgment"
+    (tmp_path / "SICK" / "SICK_test_annotated.txt").write_text("\n".join([header, *rows]) + "\n")
+    found = measure_untrained(str(tiny_checkpoint("bert")), Sets.load(tmp_path, text="disk", all_tasks=True), "mean")
+    encoder = SentenceEncoder.from_pretrained(tiny_checkpoint("bert"), pooling="mean", device="cpu")
+    expected = {task: score_sts(encoder, load_sts_task(task, [tmp_path])).value for task in STS_TASKS}
+    assert found.tasks == pytest.approx(expected) and found.test == found.tasks["STSB"]
+    assert found.sts7 == pytest.approx(np.mean([round(value, 2) for value in expected.values()]))
+
+
+def test_a_figure_that_is_undefined_for_a_seed_has_no_mean():
+    assert spread([1.0, None]) is None and spread([]) is None
+    assert spread([1.0]) == Spread(mean=1.0, std=None)
 
 
 @pytest.mark.parametrize(
