@@ -65,8 +65,8 @@ class Run(_Entry):
     step: int | None
     steps: int
     seconds: float
-    first_loss: float
-    last_loss: float
+    first_loss: float | None
+    last_loss: float | None
     scores: Scores
 
 

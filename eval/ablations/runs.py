@@ -16,7 +16,7 @@ from eval.ablations.results import Overlap, Run, Scores
 from simcse_kit.augment.text import open_text_augmentation
 from simcse_kit.data.sts import STS_TASKS, StsTask, load_sts_task
 from simcse_kit.errors import UserError
-from simcse_kit.evaluate.measure import Measurement, Plan, describe, measure
+from simcse_kit.evaluate.measure import Plan, describe, measure
 from simcse_kit.evaluate.results import averages
 from simcse_kit.evaluate.systems import open_system
 from simcse_kit.train.loop import prepare, train
@@ -50,14 +50,9 @@ class Sets:
         return cls(dev, test, tuple(load_sts_task(name, [folder]) for name in names))
 
     @property
-    def plan(self) -> Plan:
-        """All of them, by the papers' protocol."""
-        return Plan([self.dev, self.test, *self.others])
-
-    @property
     def hashes(self) -> dict[str, str]:
         """The hash of each set by task and split."""
-        return {f"{task.name} {task.split}": task.data_sha256 for task in self.plan.sts}
+        return {f"{task.name} {task.split}": task.data_sha256 for task in (self.dev, self.test, *self.others)}
 
     @property
     def test_gold(self) -> NDArray[np.float64]:
@@ -112,7 +107,9 @@ def measure_run(folder: Path, sets: Sets, *, pooling: str | None, keep_model: bo
     if scores is None:
         if not any(folder.glob("*.safetensors")):
             raise UserError(f"{folder}: was measured on other sets, and its model is gone; start with a new --output")
-        scores, similarities = _measured(str(folder), sets, pooling)
+        # Encoding dev again in the same pooling would give the same figure.
+        chosen_by = run["best"]["spearman"] if run["best"] and pooling is None else None
+        scores, similarities = _measured(str(folder), sets, pooling, dev=chosen_by)
         np.save(folder / _SIMILARITIES, similarities)
         (folder / _SCORES).write_text(scores.model_dump_json(indent=2) + "\n", encoding="utf-8")
     if not keep_model:
@@ -124,8 +121,8 @@ def measure_run(folder: Path, sets: Sets, *, pooling: str | None, keep_model: bo
         step=run["best"]["step"] if run["best"] else None,
         steps=run["step"],
         seconds=run["seconds"],
-        first_loss=losses[0],
-        last_loss=losses[-1],
+        first_loss=losses[0] if losses else None,
+        last_loss=losses[-1] if losses else None,
         scores=scores,
     )
 
@@ -145,20 +142,21 @@ def measure_untrained(model: str, sets: Sets, pooling: str) -> Scores:
     return _measured(model, sets, pooling)[0]
 
 
-def _measured(model: str, sets: Sets, pooling: str | None) -> tuple[Scores, NDArray[np.float64]]:
-    """A model's scores, and its predictions for STS-B test."""
+def _measured(
+    model: str, sets: Sets, pooling: str | None, *, dev: float | None = None
+) -> tuple[Scores, NDArray[np.float64]]:
+    """A model's scores, and its predictions for STS-B test; `dev` is its figure on STS-B dev where it is known."""
     system = open_system(model, pooling=pooling)
-    measurement = measure(describe("m0", system), system, sets.plan)
-    return _scores(measurement, sets), measurement.similarities[1][0]
-
-
-def _scores(measurement: Measurement, sets: Sets) -> Scores:
-    dev, test, *others = measurement.results
+    plan = Plan([sets.test, *sets.others, *([sets.dev] if dev is None else [])])
+    measurement = measure(describe("m0", system), system, plan)
+    test, *others = measurement.results
+    if dev is None:
+        dev = others.pop()["value"]
     seven = [average["value"] for average in averages([measurement.model], [test, *others])]
-    _, shape = measurement.geometry
-    return Scores(
+    shape = measurement.geometry[0]
+    scores = Scores(
         weights_sha256=measurement.model["weights_sha256"],
-        dev=dev["value"],
+        dev=dev,
         test=test["value"],
         tasks={entry["task"]: entry["value"] for entry in [*others, test]} if others else {},
         sts7=seven[0] if seven else None,
@@ -167,6 +165,7 @@ def _scores(measurement: Measurement, sets: Sets) -> Scores:
         overlap=None if test["overlap"] is None else Overlap(**test["overlap"]),
         sets=sets.hashes,
     )
+    return scores, measurement.similarities[0][0]
 
 
 def _scores_before(folder: Path, sets: Sets) -> Scores | None:

@@ -248,7 +248,6 @@ def test_the_figures_of_a_grid_are_those_of_its_models(finished, material, tiny_
             )
             trained = json.loads((folder / "run.json").read_text())
             assert (run.seed, run.steps, run.step) == (seed, 4, trained["best"]["step"])
-            assert run.scores.dev == pytest.approx(trained["best"]["spearman"])
             lines = list(map(json.loads, (folder / "metrics.jsonl").read_text().splitlines()))
             losses = [line["loss"] for line in lines if line["kind"] == "train"]
             assert [run.first_loss, run.last_loss] == [losses[0], losses[-1]]
