@@ -13,9 +13,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from tokenizers import Tokenizer
-from tokenizers.normalizers import Lowercase, Sequence
-from tokenizers.processors import TemplateProcessing
 from torch import nn
 from transformers import (
     CONFIG_MAPPING,
@@ -26,7 +23,6 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    PreTrainedTokenizerFast,
 )
 from transformers.utils import logging
 
@@ -35,8 +31,6 @@ from simcse_kit.errors import UserError, one_line
 from simcse_kit.locate import weight_files
 from simcse_kit.modules import read_json
 
-# PromptBERT (Jiang et al. 2022, arXiv:2201.04337): the vector is the state at [MASK] of this sentence about the text.
-MASK_TEMPLATE = ('This sentence : "', '" means', ".")
 _POOLER = "pooler."
 # The models released with SimCSE, by their names on the hub, in folders named after them, and in the hub cache.
 _RELEASED = re.compile(r"(?:^|[/\\]|--)(un)?sup-simcse-(?:bert|roberta)-(?:base|large)")
@@ -164,13 +158,17 @@ def pooler_linear(backbone: PreTrainedModel) -> nn.Linear | None:
     return linears[0] if len(linears) == 1 else None
 
 
+def first_position(backbone: PreTrainedModel) -> int:
+    """The position id of a text's first token: 0, but in the RoBERTa family the padding index + 1."""
+    padding_idx = getattr(_position_table(backbone), "padding_idx", None)
+    return 0 if padding_idx is None else padding_idx + 1
+
+
 def position_limit(backbone: PreTrainedModel) -> int:
     """The most tokens, special ones included, that the backbone has positions for."""
-    table = getattr(getattr(backbone, "embeddings", None), "position_embeddings", None)
+    table = _position_table(backbone)
     if isinstance(table, nn.Embedding):
-        # The RoBERTa family counts positions from the padding index + 1.
-        offset = 0 if table.padding_idx is None else table.padding_idx + 1
-        return table.num_embeddings - offset
+        return table.num_embeddings - first_position(backbone)
     return int(backbone.config.max_position_embeddings)
 
 
@@ -223,39 +221,6 @@ def parse_device(device: str | torch.device | None) -> torch.device:
         raise UserError(f"device {device!r} is not to be had here ({one_line(error)}); use cpu") from None
 
 
-def with_mask_template(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerFast:
-    """A tokenizer that puts every text into ``MASK_TEMPLATE``, the way tokenizers add their special tokens.
-
-    So a long text loses its own end and not the mask, and whoever opens the saved tokenizer does the same.
-
-    Raises:
-        UserError: If the tokenizer has no mask token, or does not put one token before a text and one behind it.
-    """
-    edges = tokenizer("")["input_ids"]
-    if not tokenizer.is_fast or tokenizer.mask_token_id is None or len(edges) != 2:
-        raise UserError("pooling mask needs a tokenizer with a mask token and one token at each end, as BERT's")
-    before, after, end = (tokenizer(part, add_special_tokens=False)["input_ids"] for part in MASK_TEMPLATE)
-    ids = {"before": [edges[0], *before], "after": [*after, tokenizer.mask_token_id, *end, edges[1]]}
-    backend = copy.deepcopy(tokenizer.backend_tokenizer)
-    backend.post_processor = TemplateProcessing(
-        single="before $A after",
-        special_tokens=[
-            {"id": name, "ids": part, "tokens": tokenizer.convert_ids_to_tokens(part)} for name, part in ids.items()
-        ],
-    )
-    return _of_general_class(backend, tokenizer)
-
-
-def with_lower_casing(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
-    """A tokenizer that lower-cases texts before its own rules (``do_lower_case`` of sentence-transformers)."""
-    own = tokenizer.backend_tokenizer.normalizer
-    if own is not None and own.normalize_str("A") == "a":
-        return tokenizer
-    backend = copy.deepcopy(tokenizer.backend_tokenizer)
-    backend.normalizer = Sequence([Lowercase(), own]) if own is not None else Lowercase()
-    return _of_general_class(backend, tokenizer)
-
-
 @contextmanager
 def quiet() -> Iterator[None]:
     """Keep transformers' progress bars and reports off the terminal: what they tell of, this module checks itself."""
@@ -270,14 +235,8 @@ def quiet() -> Iterator[None]:
             logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
-def _of_general_class(backend: Tokenizer, like: PreTrainedTokenizerBase) -> PreTrainedTokenizerFast:
-    """A tokenizer around a changed backend; those of model families build their own backend when they are opened."""
-    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
-        tokenizer_object=backend,
-        model_max_length=like.model_max_length,
-        truncation_side=like.truncation_side,
-        **like.special_tokens_map,
-    )
+def _position_table(backbone: PreTrainedModel) -> nn.Module | None:
+    return getattr(getattr(backbone, "embeddings", None), "position_embeddings", None)
 
 
 def _check_files(directory: Path, *, allow_pickle: bool, trust_remote_code: bool) -> list[Path]:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
 
 from simcse_kit import backbone as hf
 from simcse_kit.batching import length_sorted_batches, pad, windows
@@ -19,6 +20,8 @@ from simcse_kit.errors import UserError
 from simcse_kit.locate import DEFAULT_MODEL, locate
 from simcse_kit.modules import Dense, Layout, read_layout, write_layout
 from simcse_kit.pooling import POOLINGS
+from simcse_kit.template import MASK_TEMPLATE
+from simcse_kit.tokenization import template_tokens, with_lower_casing, with_mask_template
 
 # Sentences that are tokenised, sorted by length and encoded at a time: enough to sort well, bounded in memory.
 _WINDOW = 16_384
@@ -62,6 +65,7 @@ class SentenceEncoder(nn.Module):
         self.normalize = layout.normalize
         self.source = source
         self._opened = backbone
+        self._templated: dict[str, PreTrainedTokenizerBase] = {}
         self.weight_files = [*backbone.weight_files, *layout.weight_files]
         self._limit = hf.position_limit(backbone.model)
         self.max_length = min(layout.max_length or backbone.tokenizer.model_max_length, self._limit)
@@ -83,6 +87,7 @@ class SentenceEncoder(nn.Module):
         revision: str | None = None,
         allow_pickle: bool = False,
         trust_remote_code: bool = False,
+        template: str | None = None,
     ) -> SentenceEncoder:
         """Open a transformers checkpoint or a sentence-transformers directory.
 
@@ -98,6 +103,8 @@ class SentenceEncoder(nn.Module):
             revision: Branch, tag or commit on the hub.
             allow_pickle: Open pickled weights where there are no safetensors (a pickle from strangers is a risk).
             trust_remote_code: Run Python code that the model brings.
+            template: For pooling ``mask``, what texts are put into (``{text}``, ``{mask}``). None: the model's own, for
+                a model without one ``MASK_TEMPLATE``.
 
         Raises:
             UserError: If the model is found nowhere, is no encoder, lacks weights, or an option does not fit it.
@@ -120,9 +127,9 @@ class SentenceEncoder(nn.Module):
         if pooler is not None:
             layout.recognise_pooler(pooler)
         if layout.lower_case:
-            backbone.tokenizer = hf.with_lower_casing(backbone.tokenizer)
-        if pooling == "mask" and layout.pooling != "mask":
-            backbone.tokenizer = hf.with_mask_template(backbone.tokenizer)
+            backbone.tokenizer = with_lower_casing(backbone.tokenizer)
+        if pooling == "mask" and (template or layout.pooling != "mask"):
+            backbone.tokenizer = with_mask_template(backbone.tokenizer, template or MASK_TEMPLATE)
         layout.pooling = pooling or layout.pooling
         if layout.pooling == "cls_pooler" and pooler is None:
             raise UserError(f"{directory}: the checkpoint has no weights for a pooler, so pooling cls_pooler has none")
@@ -179,6 +186,10 @@ class SentenceEncoder(nn.Module):
         Returns:
             Vectors, [B, D]; the head is applied in training mode and, if it is kept, always.
         """
+        return self.project(self.pool(input_ids, attention_mask))
+
+    def pool(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """The pooled states of token ids, before any layer behind the pooling; as ``forward`` else."""
         pooling = POOLINGS[self.pooling]
         outputs = self.backbone(
             input_ids=input_ids, attention_mask=attention_mask, output_hidden_states=len(pooling.layers) > 1
@@ -187,7 +198,11 @@ class SentenceEncoder(nn.Module):
         mask = attention_mask
         if self.pooling == "mask":
             mask = attention_mask * (input_ids == self.tokenizer.mask_token_id)
-        vectors = pooling(hidden, mask)
+        pooled: Tensor = pooling(hidden, mask)
+        return pooled
+
+    def project(self, vectors: Tensor) -> Tensor:
+        """What follows the pooling, [B, width of the backbone] -> [B, D]: the model's layers and the head."""
         if self.pooling == "cls_pooler":
             pooler = hf.pooler_linear(self.backbone)
             assert pooler is not None
@@ -197,9 +212,22 @@ class SentenceEncoder(nn.Module):
         projected: Tensor = vectors if head is None else head(vectors)
         return projected
 
-    def tokenize(self, sentences: list[str], max_length: int | None = None) -> list[list[int]]:
-        """Token ids of each sentence, special tokens included, cut to ``max_length`` (None: the encoder's own)."""
-        encoding = self.tokenizer(
+    def tokenize(
+        self, sentences: list[str], max_length: int | None = None, template: str | None = None
+    ) -> list[list[int]]:
+        """Token ids of each sentence.
+
+        Args:
+            sentences: Texts.
+            max_length: Tokens they are cut to, special ones and those of a template included; None: the encoder's own.
+            template: A template of their own in place of the encoder's, for pooling ``mask``.
+        """
+        tokenizer = self.tokenizer
+        if template is not None:
+            if template not in self._templated:
+                self._templated[template] = with_mask_template(tokenizer, template)
+            tokenizer = self._templated[template]
+        encoding = tokenizer(
             sentences,
             truncation=True,
             max_length=max_length or self.max_length,
@@ -208,6 +236,31 @@ class SentenceEncoder(nn.Module):
         )
         ids: list[list[int]] = encoding["input_ids"]
         return ids
+
+    def template_bias(self, template: str, lengths: Tensor) -> Tensor:
+        """The vectors of a template without a text in it, PromptBERT's template bias, by the text's length.
+
+        The tokens behind the text stay at the positions that they have behind a text of that length. (Jiang et al.
+        2022, arXiv:2201.04337, section 4.3, where the bias is taken away from the vectors in training alone.)
+
+        Args:
+            template: The template.
+            lengths: Tokens of each input, template and text, [B].
+
+        Returns:
+            Pooled states, [B, D]: one forward pass over the different lengths.
+        """
+        before, after = template_tokens(self.tokenizer, template)
+        ends, rows = torch.unique(lengths, return_inverse=True)
+        ids = torch.tensor([*before, *after], device=self.device).expand(len(ends), -1)
+        behind = ends.unsqueeze(1) - len(after) + torch.arange(len(after), device=self.device)
+        ahead = torch.arange(len(before), device=self.device).expand(len(ends), -1)
+        positions = torch.cat([ahead, behind], dim=1) + hf.first_position(self.backbone)
+        states = self.backbone(
+            input_ids=ids, attention_mask=torch.ones_like(ids), position_ids=positions
+        ).last_hidden_state
+        bias: Tensor = states[:, len(before) + after.index(self.tokenizer.mask_token_id)]
+        return bias[rows]
 
     def check_max_length(self, max_length: int) -> int:
         """Return ``max_length`` if the backbone has positions for it.

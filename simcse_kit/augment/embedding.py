@@ -188,6 +188,20 @@ class Shuffle(EmbeddingAugmentation):
         return states.take_along_dim(drawn.unsqueeze(-1), dim=1)
 
 
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Adversarial:
+    """Move each token's embedding by ``noise_norm`` in the direction in which a loss rises most (FGV).
+
+    It starts from the first view's embeddings and takes a forward pass of its own behind that of the others. The loss
+    is ``of: labels``, that of the objectives that learn from labels, as published (NLI's three classes); or, without
+    labels, ``of: views``, that of the objectives over views, between the first view and the same with another dropout.
+    """
+
+    name: Literal["adversarial"] = "adversarial"
+    noise_norm: Annotated[float, Field(gt=0.0)] = 1.0
+    of: Literal["labels", "views"] = "labels"
+
+
 EmbeddingSettings = TokenCutoff | FeatureCutoff | ElementDropout | SpanCutoff | Shuffle
 EMBEDDING_AUGMENTATIONS: dict[str, type[EmbeddingAugmentation]] = {
     kind.name: kind for kind in get_args(EmbeddingSettings)

@@ -1,4 +1,4 @@
-"""All objectives by their names in a recipe, and how one is made of its settings.
+"""All pooled objectives by their names in a recipe, and how one is made of its settings.
 
 Every objective is a module: ``forward(views, labels=None) -> {term: scalar}``, with the views as [N, D] tensors and the
 labels as [N] tensors. One without parameters is its pure function and settings; one with parameters is a module of its
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from simcse_kit.objectives.contrastive import BilinearInfoNCE, consistency, info_nce, nt_xent
 from simcse_kit.objectives.ranking import angle, cosent
-from simcse_kit.objectives.settings import ObjectiveSettings
+from simcse_kit.objectives.settings import PooledObjectiveSettings
 from simcse_kit.objectives.siamese import SoftmaxClassification, cosine_regression, margin_contrastive, triplet
 
 
@@ -48,7 +48,7 @@ OBJECTIVES: dict[str, Callable[..., nn.Module]] = {
 }
 
 
-def build_objective(settings: ObjectiveSettings, *, width: int) -> nn.Module:
+def build_objective(settings: PooledObjectiveSettings, *, width: int) -> nn.Module:
     """The module of an objective, on the CPU; parameters, where it has any, are drawn from torch's generator.
 
     Args:

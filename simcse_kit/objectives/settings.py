@@ -1,6 +1,8 @@
 """The settings of every objective, one section of a recipe's ``objectives`` each, and what it needs of the recipe.
 
 The keys, their meaning and their defaults are those of the functions of the same name; nothing here imports torch.
+Objectives are of two kinds: pooled ones see vectors alone; token objectives see tokens, and make a forward pass of
+their own.
 """
 
 from __future__ import annotations
@@ -28,8 +30,20 @@ class ObjectiveSection(BaseModel):
     """What all sections share.
 
     Attributes:
-        name: Its name in the recipe and in ``OBJECTIVES``.
+        name: Its name in the recipe.
         weight: What its terms count in the sum; the objective itself does not know it.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    name: str
+    weight: _Positive = 1.0
+
+
+class PooledObjectiveSection(ObjectiveSection):
+    """What the sections of objectives on pooled views share; their names are those in ``OBJECTIVES``.
+
+    Attributes:
         min_views: The fewest views it takes.
         max_views: The most views it takes.
         over: What these views may be.
@@ -39,8 +53,6 @@ class ObjectiveSection(BaseModel):
         learned: Whether it has parameters of its own, for which it is told the vectors' width.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
     min_views: ClassVar[int] = 2
     max_views: ClassVar[int] = 2
     over: ClassVar[frozenset[Over]]
@@ -49,11 +61,8 @@ class ObjectiveSection(BaseModel):
     num_classes: ClassVar[int | None] = None
     learned: ClassVar[bool] = False
 
-    name: str
-    weight: _Positive = 1.0
 
-
-class InfoNCESettings(ObjectiveSection):
+class InfoNCESettings(PooledObjectiveSection):
     """Anchor and positive, or anchor, positive and hard negative; two versions of a text are the first two."""
 
     max_views: ClassVar[int] = 3
@@ -65,7 +74,7 @@ class InfoNCESettings(ObjectiveSection):
     symmetric: bool = False
 
 
-class NTXentSettings(ObjectiveSection):
+class NTXentSettings(PooledObjectiveSection):
     """Two versions of a text, or anchor and positive."""
 
     over: ClassVar[frozenset[Over]] = _EITHER
@@ -76,7 +85,7 @@ class NTXentSettings(ObjectiveSection):
     reduction: Literal["mean", "sum"] = "mean"
 
 
-class BilinearInfoNCESettings(ObjectiveSection):
+class BilinearInfoNCESettings(PooledObjectiveSection):
     """Anchor and positive, such as a sentence and the next one, or two versions of a text."""
 
     over: ClassVar[frozenset[Over]] = _EITHER
@@ -85,7 +94,7 @@ class BilinearInfoNCESettings(ObjectiveSection):
     name: Literal["bilinear_info_nce"] = "bilinear_info_nce"
 
 
-class ConsistencySettings(ObjectiveSection):
+class ConsistencySettings(PooledObjectiveSection):
     """Two versions of a text."""
 
     over: ClassVar[frozenset[Over]] = _VIEWS
@@ -95,7 +104,7 @@ class ConsistencySettings(ObjectiveSection):
     temperature: _Positive = 0.05
 
 
-class SoftmaxSettings(ObjectiveSection):
+class SoftmaxSettings(PooledObjectiveSection):
     """Premise and hypothesis, labelled contradiction 0, entailment 1, neutral 2."""
 
     over: ClassVar[frozenset[Over]] = _COLUMNS
@@ -107,7 +116,7 @@ class SoftmaxSettings(ObjectiveSection):
     features: Annotated[tuple[Feature, ...], Field(min_length=1)] = ("u", "v", "|u-v|")
 
 
-class CosineRegressionSettings(ObjectiveSection):
+class CosineRegressionSettings(PooledObjectiveSection):
     """Two sentences and their gold score in [0, max_score]."""
 
     over: ClassVar[frozenset[Over]] = _COLUMNS
@@ -117,7 +126,7 @@ class CosineRegressionSettings(ObjectiveSection):
     max_score: _Positive = 5.0
 
 
-class TripletSettings(ObjectiveSection):
+class TripletSettings(PooledObjectiveSection):
     """Anchor, positive and negative."""
 
     min_views: ClassVar[int] = 3
@@ -129,7 +138,7 @@ class TripletSettings(ObjectiveSection):
     distance: Distance = "euclidean"
 
 
-class MarginContrastiveSettings(ObjectiveSection):
+class MarginContrastiveSettings(PooledObjectiveSection):
     """Two sentences, labelled similar (1) or not (0)."""
 
     over: ClassVar[frozenset[Over]] = _COLUMNS
@@ -141,7 +150,7 @@ class MarginContrastiveSettings(ObjectiveSection):
     distance: Distance = "euclidean"
 
 
-class CosentSettings(ObjectiveSection):
+class CosentSettings(PooledObjectiveSection):
     """Two sentences and their gold score, of which only the order counts."""
 
     over: ClassVar[frozenset[Over]] = _COLUMNS
@@ -151,7 +160,7 @@ class CosentSettings(ObjectiveSection):
     scale: _Positive = 20.0
 
 
-class AngleSettings(ObjectiveSection):
+class AngleSettings(PooledObjectiveSection):
     """Two sentences and their gold score, of which only the order counts."""
 
     over: ClassVar[frozenset[Over]] = _COLUMNS
@@ -161,12 +170,22 @@ class AngleSettings(ObjectiveSection):
     scale: _Positive = 20.0
 
 
+class MaskedLMSettings(ObjectiveSection):
+    """Masked language modelling on the texts of all views; a token objective.
+
+    ``rate`` is the share of tokens that are predicted, of which 80% are masked, 10% random, 10% left as they are.
+    """
+
+    name: Literal["mlm"] = "mlm"
+    rate: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.15
+
+
 def _named(section: Any) -> Any:
     """A section of a recipe without a name is ``info_nce``."""
     return {"name": "info_nce", **section} if isinstance(section, dict) else section
 
 
-ObjectiveSettings = Annotated[
+PooledObjectiveSettings = (
     InfoNCESettings
     | NTXentSettings
     | BilinearInfoNCESettings
@@ -176,13 +195,16 @@ ObjectiveSettings = Annotated[
     | TripletSettings
     | MarginContrastiveSettings
     | CosentSettings
-    | AngleSettings,
-    Field(discriminator="name"),
-    BeforeValidator(_named),
+    | AngleSettings
+)
+TokenObjectiveSettings = MaskedLMSettings
+
+ObjectiveSettings = Annotated[
+    PooledObjectiveSettings | TokenObjectiveSettings, Field(discriminator="name"), BeforeValidator(_named)
 ]
 """The section of any objective, told apart by its name."""
 
-SECTIONS: dict[str, type[ObjectiveSection]] = {
-    section.model_fields["name"].default: section for section in get_args(get_args(ObjectiveSettings)[0])
+SECTIONS: dict[str, type[PooledObjectiveSection]] = {
+    section.model_fields["name"].default: section for section in get_args(PooledObjectiveSettings)
 }
-"""The section of each objective by its name."""
+"""The section of each pooled objective by its name."""

@@ -17,7 +17,7 @@ from simcse_kit.data.overlap import Fingerprints, fingerprints
 from simcse_kit.data.readers import expand, read_columns
 from simcse_kit.data.sts import load_evaluation
 from simcse_kit.errors import UserError
-from simcse_kit.objectives.settings import ObjectiveSection
+from simcse_kit.objectives.settings import PooledObjectiveSection
 from simcse_kit.train.recipe import DataSection, TrainSection
 
 
@@ -64,7 +64,7 @@ def read_rows(data: DataSection, seed: int) -> TrainingRows:
             return TrainingRows(tuple(read_columns(data.train, data.columns).values()))
 
 
-def check_classes(rows: TrainingRows, objectives: Sequence[ObjectiveSection]) -> None:
+def check_classes(rows: TrainingRows, objectives: Sequence[PooledObjectiveSection]) -> None:
     """See that the rows' classes are among those of the objectives that learn from them.
 
     Raises:

@@ -75,6 +75,19 @@ def sum_over_processes(value: Tensor) -> Tensor:
     return value
 
 
+def mean_over_processes(total: Tensor, count: int) -> Tensor:
+    """The mean over the items of all processes; gradients flow to this process's own items alone.
+
+    Args:
+        total: The sum over this process's items, a scalar.
+        count: Their number.
+    """
+    items = sum_over_processes(torch.tensor(float(count), device=total.device))
+    own = total / items.clamp(min=1.0)
+    everyone = sum_over_processes(own.detach().clone())
+    return own + (everyone - own.detach())
+
+
 def any_process(flag: bool, device: torch.device) -> bool:
     """Whether the flag is set in any process."""
     if world_size() == 1:

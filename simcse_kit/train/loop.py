@@ -14,14 +14,14 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list
-from torch import Tensor, nn
+from torch import nn
 
 from simcse_kit.data.overlap import read_fingerprints, write_fingerprints
 from simcse_kit.data.sts import StsTask
 from simcse_kit.encoder import SentenceEncoder
 from simcse_kit.errors import UserError
 from simcse_kit.evaluate.sts import score_sts
-from simcse_kit.objectives import build_objective
+from simcse_kit.objectives.masked_lm import MaskedLM
 from simcse_kit.progress import progress_display
 from simcse_kit.train import distributed
 from simcse_kit.train.batches import Schedule, TrainingRows, check_classes, read_rows
@@ -32,6 +32,7 @@ from simcse_kit.train.report import open_task
 from simcse_kit.train.rundir import Checkpoint, Progress, RunDirectory
 from simcse_kit.train.signals import stop_signals
 from simcse_kit.train.views import MergedForward, Views
+from simcse_kit.train.weighted import WeightedObjectives
 
 # A checkpoint every so many steps where the recipe leaves train.save_every open.
 _SAVE_EVERY = 500
@@ -47,6 +48,7 @@ class Prepared:
     accelerator: Accelerator
     encoder: SentenceEncoder
     second: SentenceEncoder | None
+    masked_lm: MaskedLM | None
     objective: WeightedObjectives
     views: Views
     rows: TrainingRows
@@ -76,15 +78,16 @@ def prepare(recipe: Recipe) -> Prepared:
         UserError: If any of it is not as it should be.
     """
     rows = read_rows(recipe.data, recipe.seed)
-    check_classes(rows, recipe.objectives)
+    check_classes(rows, recipe.pooled)
     schedule = Schedule.of(len(rows), recipe.train, shuffle=recipe.data.shuffle, seed=recipe.seed)
     task = open_task(recipe.evaluation)
     views = Views(recipe)
     accelerator = open_accelerator(recipe)
     encoder = open_encoder(recipe, accelerator.device)
     second = open_encoder(recipe, accelerator.device) if recipe.train.encoders == 2 else None
+    masked_lm = open_masked_lm(recipe, encoder)
     objective = WeightedObjectives(recipe, width=encoder.dimension).to(accelerator.device)
-    return Prepared(recipe, accelerator, encoder, second, objective, views, rows, schedule, task)
+    return Prepared(recipe, accelerator, encoder, second, masked_lm, objective, views, rows, schedule, task)
 
 
 def open_accelerator(recipe: Recipe) -> Accelerator:
@@ -121,12 +124,25 @@ def open_encoder(recipe: Recipe, device: torch.device | None = None) -> Sentence
         revision=model.revision,
         allow_pickle=model.allow_pickle,
         trust_remote_code=model.trust_remote_code,
+        template=model.template,
     )
     encoder.check_max_length(model.max_length)
     if model.head == "mlp":
         torch.manual_seed(recipe.seed)
         encoder.add_head(keep=model.keep_head)
     return encoder
+
+
+def open_masked_lm(recipe: Recipe, encoder: SentenceEncoder) -> MaskedLM | None:
+    """What predicts masked tokens, if a recipe has that objective; a new head is drawn by its seed.
+
+    Raises:
+        UserError: If the encoder's family has no such head, or its tokenizer no mask token.
+    """
+    if recipe.masked_lm is None:
+        return None
+    torch.manual_seed(recipe.seed)
+    return MaskedLM(encoder, rate=recipe.masked_lm.rate)
 
 
 def train(  # noqa: C901 - one function that reads top to bottom
@@ -149,13 +165,14 @@ def train(  # noqa: C901 - one function that reads top to bottom
     """
     recipe, accelerator, encoder, schedule = prepared.recipe, prepared.accelerator, prepared.encoder, prepared.schedule
     settings, task, device, main = recipe.train, prepared.task, accelerator.device, accelerator.is_main_process
-    objective, views = prepared.objective, prepared.views
-    trained = nn.ModuleList([encoder, objective] if prepared.second is None else [encoder, objective, prepared.second])
+    objective, views, masked_lm = prepared.objective, prepared.views, prepared.masked_lm
+    parts = [encoder, objective, prepared.second, masked_lm]
+    trained = nn.ModuleList([part for part in parts if part is not None])
     optimizer = adamw(trained, lr=settings.lr, weight_decay=settings.weight_decay)
     progress, resumed_from = Progress(), None
     checkpoint = run.load_checkpoint() if resume else None
     if checkpoint is not None:
-        trained.load_state_dict(checkpoint.model)
+        trained.load_state_dict(checkpoint.model, strict=False)  # tied tensors are there once
         optimizer.load_state_dict(checkpoint.optimizer)
         progress, resumed_from = checkpoint.progress, checkpoint.progress.step
         if accelerator.scaler is not None:
@@ -163,7 +180,8 @@ def train(  # noqa: C901 - one function that reads top to bottom
     record = run_record(prepared, resumed_from=resumed_from)
     if resume:
         run.check_same_data(record["data"])
-    model, optimizer = accelerator.prepare(MergedForward(encoder, prepared.second, views), optimizer)
+    forward = MergedForward(recipe, encoder, views, objective, second=prepared.second, masked_lm=masked_lm)
+    model, optimizer = accelerator.prepare(forward, optimizer)
     started = time.perf_counter() - progress.seconds
     if task is not None and progress.step == 0:
         progress.before = _evaluate(encoder, task, step=0)
@@ -184,17 +202,12 @@ def train(  # noqa: C901 - one function that reads top to bottom
                 group["lr"] = lr
             progress.step += 1
 
-            own = distributed.share(rows, accelerator.process_index, accelerator.num_processes)
-            # A process without rows goes along with one that does not count.
             random = seed_step(recipe.seed, progress.step, accelerator.process_index)
-            ids, mask = views.collate(encoder, prepared.rows, own or rows[:1], random)
+            batch = views.collate(encoder, prepared.rows, rows, random, masked_lm).to(device)
             model.train()
-            vectors = model(_to_device(ids, device), _to_device(mask, device))
-            blocks = [
-                distributed.gather_rows(block[: len(own)], len(rows)) for block in vectors.chunk(len(views.blocks))
-            ]
-            labels = None if prepared.rows.labels is None else prepared.rows.labels[rows].to(device)
-            loss, terms = objective(views.arrange(blocks), labels)
+            vectors, token_losses = model(batch)
+            blocks = [distributed.gather_rows(block[: batch.own], batch.total) for block in vectors]
+            loss, terms = objective(views.arrange(blocks), batch.labels, token_losses)
             accelerator.backward(loss * accelerator.num_processes)
             distributed.share_gradients(objective.parameters())
             grad_norm = accelerator.clip_grad_norm_(trained.parameters(), settings.max_grad_norm or float("inf"))
@@ -202,7 +215,7 @@ def train(  # noqa: C901 - one function that reads top to bottom
             optimizer.zero_grad()
 
             if progress.step % settings.log_every == 0:
-                tokens = distributed.sum_over_processes((mask.sum() * bool(own)).to(device))
+                tokens = distributed.sum_over_processes(batch.mask.sum() * bool(batch.own))
                 line = {
                     "kind": "train",
                     "step": progress.step,
@@ -255,36 +268,6 @@ def train(  # noqa: C901 - one function that reads top to bottom
     return Outcome(progress, best, interrupted)
 
 
-class WeightedObjectives(nn.Module):
-    """The weighted sum of a recipe's objectives, each on the views that are meant for it."""
-
-    def __init__(self, recipe: Recipe, *, width: int) -> None:
-        """Build the objectives; the parameters of those that have any are drawn by the recipe's seed."""
-        super().__init__()
-        torch.manual_seed(recipe.seed)
-        self.weights = [section.weight for section in recipe.objectives]
-        self.over = [recipe.over(section) for section in recipe.objectives]
-        self.objectives = nn.ModuleList(build_objective(section, width=width) for section in recipe.objectives)
-
-    def forward(self, by_text: list[list[Tensor]], labels: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss, and each objective's terms before weighting.
-
-        Args:
-            by_text: For each text of the rows its views, [N, D] each. An objective over columns sees the first view of
-                each; one over views sees the views of each text, and its losses add up, as in ConSERT.
-            labels: [N], or None.
-        """
-        terms: dict[str, Tensor] = {}
-        total = by_text[0][0].new_zeros(())
-        for weight, over, objective in zip(self.weights, self.over, self.objectives, strict=True):
-            inputs = by_text if over == "views" else [[views[0] for views in by_text]]
-            for views in inputs:
-                for name, term in objective(views, labels).items():
-                    terms[name] = terms[name] + term if name in terms else term
-                    total = total + weight * term
-        return total, terms
-
-
 def seed_step(seed: int, step: int, process: int) -> torch.Generator:
     """Make every random draw of a step depend on the seed, the step and the process alone.
 
@@ -298,11 +281,6 @@ def seed_step(seed: int, step: int, process: int) -> torch.Generator:
 
 
 _PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
-
-
-def _to_device(batch: Tensor, device: torch.device) -> Tensor:
-    """Move a batch; from pinned memory a GPU fetches it while it is still at the step before."""
-    return batch.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else batch.to(device)
 
 
 def _learning_rate(recipe: Recipe, done: int, steps: int) -> float:

@@ -38,7 +38,7 @@ def describe(recipe: Recipe, *, start: str | None = None) -> list[str]:
         run.check(recipe, resume=False, overwrite=False)
     rows = None if _on_hub(recipe.data.train) else read_rows(recipe.data, recipe.seed)
     if rows is not None:
-        check_classes(rows, recipe.objectives)
+        check_classes(rows, recipe.pooled)
     if all(_can_open(view) for view in recipe.views):
         Views(recipe)
     model = recipe.model.model_copy(update={"name": start or recipe.model.name})

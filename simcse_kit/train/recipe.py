@@ -11,12 +11,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from simcse_kit.augment.embedding import EmbeddingSettings
+from simcse_kit.augment.embedding import Adversarial, EmbeddingSettings
 from simcse_kit.augment.text import check_text_augmentation
 from simcse_kit.errors import UserError
-from simcse_kit.objectives.settings import InfoNCESettings, LabelKind, ObjectiveSection, ObjectiveSettings, Over
+from simcse_kit.objectives.settings import (
+    InfoNCESettings,
+    LabelKind,
+    MaskedLMSettings,
+    ObjectiveSettings,
+    Over,
+    PooledObjectiveSection,
+    PooledObjectiveSettings,
+)
+from simcse_kit.template import split_template
 
 PoolingName = Literal["cls", "cls_pooler", "mean", "max", "mask", "last2_mean", "first_last_mean", "first_last_mean_h0"]
 Convert = Literal[
@@ -24,6 +33,17 @@ Convert = Literal[
 ]
 _TEST_IN_NAME = re.compile(r"(?<![a-z])test(?![a-z])", re.IGNORECASE)
 Rate = Annotated[float, Field(ge=0.0, lt=1.0)]
+
+
+def _is_template(template: str) -> str:
+    try:
+        split_template(template)
+    except UserError as error:
+        raise ValueError(str(error)) from None
+    return template
+
+
+Template = Annotated[str, AfterValidator(_is_template)]
 
 
 class _Converted(NamedTuple):
@@ -49,13 +69,18 @@ class _Section(BaseModel):
 class ModelSection(_Section):
     """Which encoder is trained, and how its vectors are made.
 
-    ``max_length`` is that of training; the saved model takes texts as long as its backbone does.
+    ``max_length`` is that of training; the saved model takes texts as long as its backbone does. ``template`` is what
+    pooling ``mask`` puts a text into, as ``{text}`` and ``{mask}``, and counts among the tokens of a text;
+    ``remove_template_bias`` takes what the template gives without a text away from the vectors in training
+    (PromptBERT).
     """
 
     name: str
     pooling: PoolingName = "cls"
     head: Literal["none", "mlp"] = "mlp"
     keep_head: bool = False
+    template: Template | None = None
+    remove_template_bias: bool = False
     dropout: Rate | None = None
     max_length: Annotated[int, Field(ge=3)] = 32
     revision: str | None = None
@@ -63,9 +88,11 @@ class ModelSection(_Section):
     trust_remote_code: bool = False
 
     @model_validator(mode="after")
-    def _head_exists(self) -> Self:
+    def _parts_exist(self) -> Self:
         if self.keep_head and self.head == "none":
             raise ValueError("keep_head: there is no head to keep (model.head is none)")
+        if self.pooling != "mask" and (self.template or self.remove_template_bias):
+            raise ValueError("template: only pooling mask has one")
         return self
 
 
@@ -129,17 +156,26 @@ class TextViewSection(_Section):
 class ViewSection(_Section):
     """One view of every text: what is done to the text, to its embeddings, and whether dropout is on.
 
-    ``dropout: same`` takes the first view's vectors, as if both had one dropout mask (SimCSE's "fixed 0.1").
+    ``template`` is one of its own in place of ``model.template``. ``dropout: same`` takes the first view's vectors, as
+    if both had one dropout mask (SimCSE's "fixed 0.1").
     """
 
     text: TextViewSection | None = None
-    embedding: Annotated[EmbeddingSettings, Field(discriminator="name")] | None = None
+    template: Template | None = None
+    embedding: Annotated[EmbeddingSettings | Adversarial, Field(discriminator="name")] | None = None
     dropout: bool | Literal["same"] = True
 
+    @property
+    def adversarial(self) -> Adversarial | None:
+        """The attack on the first view that this view is, if it is one."""
+        return self.embedding if isinstance(self.embedding, Adversarial) else None
+
     @model_validator(mode="after")
-    def _same_is_same(self) -> Self:
-        if self.dropout == "same" and (self.text or self.embedding):
+    def _takes_the_first_view_as_it_is(self) -> Self:
+        if self.dropout == "same" and (self.text or self.template or self.embedding):
             raise ValueError("dropout: same takes the first view as it is, without an augmentation of its own")
+        if self.adversarial and (self.text or self.template):
+            raise ValueError("embedding: adversarial starts from the first view's text, without another one")
         return self
 
 
@@ -229,9 +265,24 @@ class Recipe(_Section):
     @property
     def views_per_text(self) -> list[ViewSection]:
         """The views of each text: as given, else two with a dropout mask each of a single text, one of a pair's."""
-        return self.views or [ViewSection()] * (2 if self.data.texts == 1 else 1)
+        return self.views or [ViewSection()] * (2 if self.pooled and self.data.texts == 1 else 1)
 
-    def over(self, objective: ObjectiveSection) -> Over:
+    @property
+    def pooled(self) -> list[PooledObjectiveSettings]:
+        """The objectives that see vectors."""
+        return [section for section in self.objectives if isinstance(section, PooledObjectiveSection)]
+
+    @property
+    def masked_lm(self) -> MaskedLMSettings | None:
+        """The objective that predicts masked tokens, if there is one."""
+        return next((section for section in self.objectives if isinstance(section, MaskedLMSettings)), None)
+
+    @property
+    def adversarial(self) -> Adversarial | None:
+        """The attack of the view that is one."""
+        return next((view.adversarial for view in self.views if view.adversarial), None)
+
+    def over(self, objective: PooledObjectiveSection) -> Over:
         """What an objective's views are here: the one kind of which there are several, of both what it prefers."""
         several: dict[Over, bool] = {"columns": self.data.texts > 1, "views": len(self.views_per_text) > 1}
         possible = [over for over in objective.over if several[over]]
@@ -240,6 +291,8 @@ class Recipe(_Section):
     @model_validator(mode="after")
     def _sections_fit(self) -> Self:
         names = [objective.name for objective in self.objectives]
+        vectors = bool(self.pooled)
+        attacks = [view.adversarial for view in self.views if view.adversarial]
         rules = {
             "objectives: each may be named once": len(set(names)) < len(names),
             "objectives: a hard_negative_weight needs a third column in data.columns": self.data.texts < 3
@@ -247,19 +300,32 @@ class Recipe(_Section):
             "train.patience: nothing would be evaluated (evaluation.data is null)": self.train.patience is not None
             and self.evaluation.data is None,
             "views.0: dropout: same needs a view before it": self.views_per_text[0].dropout == "same",
+            "views.0: adversarial needs a view before it": self.views_per_text[0].adversarial is not None,
+            "views: a template needs model.pooling: mask": self.model.pooling != "mask"
+            and any(view.template for view in self.views),
+            "views: adversarial of labels needs an objective that learns from labels (or of: views)": any(
+                attack.of == "labels" for attack in attacks
+            )
+            and all(objective.labels is None for objective in self.pooled),
+            "views: only one view may be adversarial": len(attacks) > 1,
+            "views: adversarial starts from the first view, so train.encoders must be 1": bool(attacks)
+            and self.train.encoders == 2,
             "views: no objective compares the views of a text, so only the first would be used": len(self.views) > 1
-            and all(self.over(objective) == "columns" for objective in self.objectives),
+            and all(self.over(objective) == "columns" for objective in self.pooled),
+            "model.head: no objective is on vectors, so head must be none": not vectors and self.model.head != "none",
+            "train.encoders: no objective is on vectors, so encoders must be 1": not vectors
+            and self.train.encoders == 2,
             f"data.convert: no objective learns from the labels of {self.data.convert}": self.data.labels is not None
-            and all(objective.labels is None for objective in self.objectives),
+            and all(objective.labels is None for objective in self.pooled),
         }
         broken = [rule for rule, is_broken in rules.items() if is_broken]
-        broken += [problem for objective in self.objectives for problem in self._problems(objective)]
+        broken += [problem for objective in self.pooled for problem in self._problems(objective)]
         broken += [problem for number, stage in enumerate(self.stages) for problem in _misplaced(number, stage)]
         if broken:
             raise ValueError("\n".join(broken))
         return self
 
-    def _problems(self, objective: ObjectiveSection) -> Iterator[str]:
+    def _problems(self, objective: PooledObjectiveSection) -> Iterator[str]:
         over = self.over(objective)
         there = len(self.views_per_text) if over == "views" else self.data.texts
         # A third version of a text is no hard negative.

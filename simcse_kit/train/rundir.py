@@ -58,7 +58,10 @@ class Progress:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What resuming needs: the states of the model, the optimiser and the loss scaler, and how far the run is."""
+    """What resuming needs: the states of the model, the optimiser and the loss scaler, and how far the run is.
+
+    Of a tensor that the model has under several names, such as tied word embeddings, a written one has the first alone.
+    """
 
     model: dict[str, Tensor]
     optimizer: dict[str, Any]
@@ -184,8 +187,7 @@ class RunDirectory:
         staged, final = home / ".saving", home / f"step-{checkpoint.progress.step:08d}"
         shutil.rmtree(staged, ignore_errors=True)
         staged.mkdir(parents=True)
-        model = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.model.items()}
-        save_file(model, staged / "model.safetensors")
+        save_file(_each_once(checkpoint.model), staged / "model.safetensors")
         torch.save({"optimizer": checkpoint.optimizer, "scaler": checkpoint.scaler}, staged / "optimizer.pt")
         _write(staged / "progress.json", json.dumps(asdict(checkpoint.progress)))
         if checkpoint.progress.best is not None:
@@ -242,6 +244,16 @@ class RunDirectory:
 def _write(path: Path, text: str) -> None:
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def _each_once(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A state on the CPU, without the further names of tied tensors, which safetensors refuses."""
+    first: dict[tuple[int, int], str] = {}
+    return {
+        name: tensor.detach().cpu().contiguous()
+        for name, tensor in state.items()
+        if first.setdefault((tensor.data_ptr(), tensor.numel()), name) == name
+    }
 
 
 def _link(source: str, target: str) -> None:

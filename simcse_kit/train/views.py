@@ -5,19 +5,25 @@ Legend: N rows, K views that are encoded (over all texts of a row), T tokens, D 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from simcse_kit.augment.augmenter import EmbeddingAugmenter
+from simcse_kit.augment.augmenter import EmbeddingAugmenter, GivenEmbeddings, adversarial_noise
+from simcse_kit.augment.embedding import Adversarial, EmbeddingAugmentation
 from simcse_kit.augment.text import BatchAugmentation, open_text_augmentation
 from simcse_kit.batching import length_sorted_batches, pad
 from simcse_kit.encoder import SentenceEncoder
+from simcse_kit.objectives.masked_lm import MaskedLM, MaskedTokens
+from simcse_kit.template import MASK_TEMPLATE
+from simcse_kit.train import distributed
 from simcse_kit.train.batches import TrainingRows
 from simcse_kit.train.recipe import Recipe, ViewSection
+from simcse_kit.train.weighted import WeightedObjectives
 
 # Tokens, padding included, in a group of rows of like length.
 _TOKEN_BUDGET = 2_048
@@ -38,6 +44,49 @@ class Block:
     view: ViewSection
     encoder: int
     augment: BatchAugmentation | None
+
+    @property
+    def embedding(self) -> EmbeddingAugmentation | None:
+        """The augmentation of its embeddings; that of an adversarial view depends on the batch."""
+        own = self.view.embedding
+        return None if isinstance(own, Adversarial) else own
+
+
+class _Way(NamedTuple):
+    """How blocks are encoded; those that agree in it share a pass."""
+
+    encoder: int
+    dropout: bool
+
+
+class Batch(NamedTuple):
+    """What a process sees of a step's rows.
+
+    Attributes:
+        ids: Token ids, [K * N, T], block by block.
+        mask: Attention mask, [K * N, T].
+        masked: The same with masked tokens, where some objective predicts them.
+        labels: Of the rows of all processes; None where they have none.
+        own: How many rows of each block count: those of this process; where there are none, one stands in for them.
+        total: The rows of all processes.
+    """
+
+    ids: Tensor
+    mask: Tensor
+    masked: MaskedTokens | None
+    labels: Tensor | None
+    own: int
+    total: int
+
+    def to(self, device: torch.device) -> Batch:
+        """The batch on a device; from pinned memory a GPU fetches it while it is still at the step before."""
+
+        def moved(tensor: Tensor) -> Tensor:
+            return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+        masked = None if self.masked is None else MaskedTokens(*map(moved, self.masked))
+        labels = None if self.labels is None else moved(self.labels)
+        return self._replace(ids=moved(self.ids), mask=moved(self.mask), masked=masked, labels=labels)
 
 
 class Views:
@@ -65,33 +114,45 @@ class Views:
         ]
 
     def collate(
-        self, encoder: SentenceEncoder, data: TrainingRows, rows: list[int], generator: torch.Generator
-    ) -> tuple[Tensor, Tensor]:
-        """Augment and tokenise some rows, each text cut to the recipe's length, for one forward pass.
+        self,
+        encoder: SentenceEncoder,
+        data: TrainingRows,
+        rows: list[int],
+        generator: torch.Generator,
+        masked_lm: MaskedLM | None = None,
+    ) -> Batch:
+        """Augment and tokenise this process's share of some rows, each text cut to the recipe's length.
 
         Args:
             encoder: Its tokenizer is used.
             data: All training rows.
-            rows: Which of them.
-            generator: Of the text augmentations' draws.
-
-        Returns:
-            Token ids and attention mask, [K * N, T] each, block by block.
+            rows: Which of them are the batch.
+            generator: Of the text augmentations' and the masked tokens' draws.
+            masked_lm: What masks tokens of all views.
         """
-        plain: dict[int, list[list[int]]] = {}
+        own = distributed.share(rows, distributed.rank(), distributed.world_size())
+        # A process without rows goes along with one that does not count.
+        seen = own or rows[:1]
+        plain: dict[tuple[int, str | None], list[list[int]]] = {}
         tokens: list[list[int]] = []
         for block in self.blocks:
-            texts = [data.texts[block.text][row] for row in rows]
+            texts = [data.texts[block.text][row] for row in seen]
+            key = block.text, block.view.template
             if block.augment is not None:
-                tokens += encoder.tokenize(block.augment(texts, generator), self.max_length)
+                tokens += encoder.tokenize(block.augment(texts, generator), self.max_length, block.view.template)
                 continue
-            if block.text not in plain:
-                plain[block.text] = encoder.tokenize(texts, self.max_length)
-            tokens += plain[block.text]
-        return pad(tokens, encoder.pad_id)
+            if key not in plain:
+                plain[key] = encoder.tokenize(texts, self.max_length, block.view.template)
+            tokens += plain[key]
+        ids, mask = pad(tokens, encoder.pad_id)
+        masked = masked_lm.mask(ids, mask if own else torch.zeros_like(mask), generator) if masked_lm else None
+        labels = None if data.labels is None else data.labels[rows]
+        return Batch(ids, mask, masked, labels, len(own), len(rows))
 
-    def arrange(self, vectors: list[Tensor]) -> list[list[Tensor]]:
-        """Sort the vectors of all blocks, K of [N, D], by text and view."""
+    def arrange(self, vectors: Sequence[Tensor]) -> list[list[Tensor]]:
+        """Sort the vectors of all blocks, K of [N, D] (none where no objective sees any), by text and view."""
+        if not vectors:
+            return []
         by_text: list[list[Tensor]] = []
         left = iter(vectors)
         for _ in range(self.texts):
@@ -105,57 +166,131 @@ class Views:
 class MergedForward(nn.Module):
     """The forward pass of training: all views of a batch at once.
 
-    Only views without dropout, and those of a second encoder, take a pass of their own. Precision and distribution are
-    wrapped around this module, so that the encoder itself, and with it every evaluation, stays in full precision.
+    Only views without dropout, those of a second encoder, an adversarial view and masked tokens take a pass of their
+    own. Precision and distribution are wrapped around this module, so that the encoder itself, and with it every
+    evaluation, stays in full precision.
     """
 
-    def __init__(self, encoder: SentenceEncoder, second: SentenceEncoder | None, views: Views) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        encoder: SentenceEncoder,
+        views: Views,
+        objective: WeightedObjectives,
+        *,
+        second: SentenceEncoder | None = None,
+        masked_lm: MaskedLM | None = None,
+    ) -> None:
         super().__init__()
         own = [encoder] if second is None else [encoder, second]
-        self.encoders = nn.ModuleList(own)
+        self.encoders, self.masked_lm = nn.ModuleList(own), masked_lm
+        self._encoders = own
         augmented = any(block.view.embedding for block in views.blocks)
         self._augmenters = [EmbeddingAugmenter(one.backbone) if augmented else None for one in own]
-        self._blocks = views.blocks
-        passes: dict[tuple[int, bool], list[int]] = {}
-        for place, block in enumerate(views.blocks):
-            passes.setdefault((block.encoder, bool(block.view.dropout)), []).append(place)
-        self._passes = passes
+        self._blocks = views.blocks if recipe.pooled else []
+        self._template = recipe.model.template or MASK_TEMPLATE
+        self._removes_bias = recipe.model.remove_template_bias
+        self._attack = recipe.adversarial
+        # As functions, since the objectives' parameters are no part of this module.
+        self._of_labels, self._of_views = objective.of_labels, objective.of_views
+        self._passes: dict[_Way, list[int]] = {}
+        for place, block in enumerate(self._blocks):
+            if not block.view.adversarial:
+                self._passes.setdefault(_way(block), []).append(place)
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Vectors of all blocks, [K * N, D]."""
-        if len(self._passes) == 1:
-            (way,) = self._passes
-            return self._encode(way, self._blocks, input_ids, attention_mask)
-        ids, masks = input_ids.chunk(len(self._blocks)), attention_mask.chunk(len(self._blocks))
-        vectors: list[Tensor] = [input_ids] * len(self._blocks)
-        for way, places in self._passes.items():
-            own = [self._blocks[place] for place in places]
-            found = self._encode(way, own, *(torch.cat([part[place] for place in places]) for part in (ids, masks)))
-            for place, part in zip(places, found.chunk(len(places)), strict=True):
-                vectors[place] = part
-        return torch.cat(vectors)
+    def forward(self, batch: Batch) -> tuple[list[Tensor], dict[str, Tensor]]:
+        """Encode a batch.
 
-    def _encode(self, way: tuple[int, bool], blocks: list[Block], ids: Tensor, mask: Tensor) -> Tensor:
-        number, with_dropout = way
-        encoder, augmenter = self.encoders[number], self._augmenters[number]
-        changes = nullcontext() if augmenter is None else augmenter.augment([b.view.embedding for b in blocks], mask)
-        with changes, nullcontext() if with_dropout else without_dropout(encoder):
-            vectors: Tensor
-            if augmenter is None and ids.device.type == "cpu":
-                vectors = _by_length(encoder, ids, mask)
-            else:
-                vectors = encoder(ids, mask)
+        Returns:
+            The vectors of each block's rows, K of [N, D] (none where no objective is on vectors), and the losses of
+            token objectives by name, over all processes.
+        """
+        losses: dict[str, Tensor] = {}
+        vectors = self._encode_views(batch)
+        if self.masked_lm is not None and batch.masked is not None:
+            total = self.masked_lm(self._encoders[0], batch.masked, batch.mask)
+            losses["mlm"] = distributed.mean_over_processes(total, len(batch.masked.places))
+        return vectors, losses
+
+    def _encode_views(self, batch: Batch) -> list[Tensor]:
+        vectors: list[Tensor] = [batch.ids] * len(self._blocks)
+        with ExitStack() as stack:
+            attacked = self._augmenters[0] if self._attack else None
+            recorded = stack.enter_context(attacked.recording()) if attacked else []
+            for way, places in self._passes.items():
+                for place, part in zip(places, self._encode(way, places, batch), strict=True):
+                    vectors[place] = part
+        if self._attack:
+            # The first pass is the one that the first views are in.
+            self._add_adversarial(self._attack, batch, vectors, recorded[0])
         return vectors
 
+    def _add_adversarial(self, attack: Adversarial, batch: Batch, vectors: list[Tensor], recorded: Tensor) -> None:
+        """Encode the adversarial view of each text, from the first view's embeddings, and put it into its place.
 
-def _by_length(encoder: nn.Module, ids: Tensor, mask: Tensor) -> Tensor:
+        ``recorded`` are the embeddings of the pass that the first views were in, [B, T, D].
+        """
+        way = _way(self._blocks[0])
+        firsts = [
+            place for place, block in enumerate(self._blocks) if place == 0 or block.text > self._blocks[place - 1].text
+        ]
+
+        def gathered(views: Sequence[Tensor]) -> list[Tensor]:
+            return [distributed.gather_rows(view[: batch.own].float(), batch.total) for view in views]
+
+        clean = gathered([vectors[place] for place in firsts])
+        with torch.autocast(batch.ids.device.type, enabled=False):
+            if attack.of == "labels":
+                loss = self._of_labels(clean, batch.labels)
+            else:
+                with torch.no_grad():
+                    others = gathered(self._encode(way, firsts, batch))
+                loss = self._of_views([list(pair) for pair in zip(clean, others, strict=True)])
+        # The mean over the rows might vanish in half precision; their sum has the same direction.
+        moved = recorded + adversarial_noise(loss * batch.total, recorded, attack.noise_norm)
+        by_place = dict(zip(self._passes[way], moved.chunk(len(self._passes[way])), strict=True))
+        attacked = [place for place, block in enumerate(self._blocks) if block.view.adversarial]
+        changes = [GivenEmbeddings(by_place[place]) for place in firsts]
+        found = self._encode(_way(self._blocks[attacked[0]]), attacked, batch, changes)
+        for place, part in zip(attacked, found, strict=True):
+            vectors[place] = part
+
+    def _encode(
+        self, way: _Way, places: list[int], batch: Batch, given: Sequence[EmbeddingAugmentation] | None = None
+    ) -> Sequence[Tensor]:
+        """The vectors of some blocks in one pass, [N, D] each; ``given`` is done to their embeddings or their own."""
+        encoder, augmenter = self._encoders[way.encoder], self._augmenters[way.encoder]
+        ids, mask = (torch.cat([part.chunk(len(self._blocks))[place] for place in places]) for part in batch[:2])
+        with nullcontext() if way.dropout else without_dropout(encoder):
+            if augmenter is None:
+                pooled = _by_length(encoder.pool, ids, mask) if ids.device.type == "cpu" else encoder.pool(ids, mask)
+            else:
+                with augmenter.augment(given or [self._blocks[place].embedding for place in places], mask):
+                    pooled = encoder.pool(ids, mask)
+            if self._removes_bias:
+                pooled = pooled - self._bias(encoder, places, mask)
+        vectors: Tensor = encoder.project(pooled)
+        return vectors.chunk(len(places))
+
+    def _bias(self, encoder: SentenceEncoder, places: list[int], mask: Tensor) -> Tensor:
+        """The template bias of each row of some blocks, [B, D]."""
+        templates = [self._blocks[place].view.template or self._template for place in places]
+        lengths = mask.sum(dim=1).chunk(len(places))
+        return torch.cat([encoder.template_bias(*pair) for pair in zip(templates, lengths, strict=True)])
+
+
+def _way(block: Block) -> _Way:
+    return _Way(block.encoder, bool(block.view.dropout))
+
+
+def _by_length(encode: Callable[[Tensor, Tensor], Tensor], ids: Tensor, mask: Tensor) -> Tensor:
     """One forward pass, its rows in groups of like length: on a CPU padding costs as much as text does."""
     lengths: list[int] = mask.sum(dim=1).tolist()
     groups = list(length_sorted_batches(lengths, _TOKEN_BUDGET))
     vectors = []
     for rows in groups:
         longest = max(1, *(lengths[row] for row in rows))
-        vectors.append(encoder(ids[rows, :longest], mask[rows, :longest]))
+        vectors.append(encode(ids[rows, :longest], mask[rows, :longest]))
     places = torch.tensor([row for rows in groups for row in rows]).argsort()
     return torch.cat(vectors)[places]
 

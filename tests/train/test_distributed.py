@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from simcse_kit import SentenceEncoder
+from simcse_kit.objectives import masked_lm
 from simcse_kit.train.distributed import share
 from simcse_kit.train.loop import prepare, train
 from simcse_kit.train.recipe import Recipe, stage_recipes
@@ -43,6 +44,7 @@ def train_noting_gradients(content, process, processes, port, notes):
     if processes > 1:
         place = {"RANK": process, "LOCAL_RANK": process, "WORLD_SIZE": processes, "MASTER_PORT": port}
         os.environ.update({"MASTER_ADDR": "127.0.0.1", **{name: str(value) for name, value in place.items()}})
+    masked_lm._MASKED, masked_lm._RANDOM = 1.0, 0.0  # else every process draws what it hides tokens behind
     gradients = []
     clip = Accelerator.clip_grad_norm_
 
@@ -58,16 +60,18 @@ def train_noting_gradients(content, process, processes, port, notes):
 
 
 @pytest.mark.parametrize(
-    ("columns", "objective", "convert"),
+    ("columns", "objectives", "changes"),
     [
-        (["a", "p"], {}, None),
-        (["a", "p", "n"], {"hard_negative_weight": 0.7}, None),
-        (["a", "p", "label"], {"name": "softmax"}, "nli_pairs"),  # it has parameters of its own
+        (["a", "p"], [{}], {}),
+        (["a", "p", "n"], [{"hard_negative_weight": 0.7}], {}),
+        (["a", "p", "label"], [{"name": "softmax"}], {"data__convert": "nli_pairs"}),  # it has parameters of its own
+        (["a", "p"], [{}, {"name": "mlm", "rate": 1 - 1e-9}], {}),
+        (["a", "p"], [{"name": "nt_xent"}], {"views": [{}, {"embedding": {"name": "adversarial", "of": "views"}}]}),
     ],
-    ids=["pairs", "triplets", "classes"],
+    ids=["pairs", "triplets", "classes", "masked tokens", "adversarial"],
 )
 def test_two_processes_give_the_loss_and_the_gradient_of_one(
-    columns, objective, convert, recipe, lines, start, tmp_path, files
+    columns, objectives, changes, recipe, lines, start, tmp_path, files
 ):
     # 19 rows in batches of 9: an odd batch, and a last one with a single row for both processes. The learning rate is
     # 0, so that no step inherits a difference from the one before.
@@ -80,13 +84,13 @@ def test_two_processes_give_the_loss_and_the_gradient_of_one(
         return recipe(
             data__train=str(few),
             data__columns=columns,
-            data__convert=convert,
             model__dropout=0.0,
             model__head="mlp",
             train__batch_size=9,
             train__lr=0.0,
             train__epochs=1,
-            objectives=[objective],
+            objectives=objectives,
+            **changes,
             output_dir=str(tmp_path / name),
         )
 

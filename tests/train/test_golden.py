@@ -79,7 +79,8 @@ def small(tiny_checkpoint, tmp_path):
 def test_a_recipe_trains_everything_and_its_losses_are_the_recorded_ones(small, name, stage, request):
     recipe = small(name, stage)
     prepared = prepare(recipe)
-    modules = [module for module in (prepared.encoder, prepared.second, prepared.objective) if module is not None]
+    parts = (prepared.encoder, prepared.second, prepared.objective, prepared.masked_lm)
+    modules = [module for module in parts if module is not None]
     parameters = {f"{i}.{key}": p for i, module in enumerate(modules) for key, p in module.named_parameters()}
     trainable = {key: parameter for key, parameter in parameters.items() if parameter.requires_grad}
     moved = set()

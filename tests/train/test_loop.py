@@ -15,10 +15,11 @@ from simcse_kit.data.sts import load_evaluation
 from simcse_kit.errors import UserError
 from simcse_kit.evaluate.sts import score_sts
 from simcse_kit.objectives import info_nce, nt_xent
-from simcse_kit.train.loop import WeightedObjectives, open_encoder, prepare, seed_step, train
+from simcse_kit.train.loop import open_encoder, prepare, seed_step, train
 from simcse_kit.train.recipe import Recipe
 from simcse_kit.train.rundir import RunDirectory
 from simcse_kit.train.signals import stop_signals
+from simcse_kit.train.weighted import WeightedObjectives
 
 TRAIN_KEYS = {"kind", "step", "epoch", "loss", "terms", "lr", "grad_norm", "tokens", "seconds"}
 EVAL_KEYS = {"kind", "step", "task", "split", "spearman", "best"}

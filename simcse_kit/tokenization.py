@@ -1,0 +1,84 @@
+"""Tokenizers with a change: texts put into a template around a mask token, or lower-cased.
+
+A change is made to the tokenizer itself, so that whoever opens the saved one does the same.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import NamedTuple
+
+from tokenizers import Tokenizer
+from tokenizers.normalizers import Lowercase, Sequence
+from tokenizers.processors import TemplateProcessing
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from simcse_kit.errors import UserError
+from simcse_kit.template import split_template
+
+
+class TemplateTokens(NamedTuple):
+    """A template's tokens before and behind the text, those at the ends of every input included."""
+
+    before: list[int]
+    after: list[int]
+
+
+def template_tokens(tokenizer: PreTrainedTokenizerBase, template: str) -> TemplateTokens:
+    """The tokens that a template puts around every text; spaces beside the text and the mask are nobody's.
+
+    Raises:
+        UserError: If it is no template, or the tokenizer has no mask token, or does not put one token before a text and
+            one behind it.
+    """
+    edges = tokenizer("")["input_ids"]
+    if not tokenizer.is_fast or tokenizer.mask_token_id is None or not (len(edges) == 2 or _is_templated(tokenizer)):
+        raise UserError("pooling mask needs a tokenizer with a mask token and one token at each end, as BERT's")
+    before, between, behind = (
+        tokenizer(part.strip(), add_special_tokens=False)["input_ids"] for part in split_template(template)
+    )
+    return TemplateTokens([edges[0], *before], [*between, tokenizer.mask_token_id, *behind, edges[-1]])
+
+
+def with_mask_template(tokenizer: PreTrainedTokenizerBase, template: str) -> PreTrainedTokenizerFast:
+    """A tokenizer that puts every text into a template, the way tokenizers add their special tokens.
+
+    So a long text loses its own end and not the mask.
+
+    Raises:
+        UserError: As ``template_tokens``.
+    """
+    parts = template_tokens(tokenizer, template)
+    backend = copy.deepcopy(tokenizer.backend_tokenizer)
+    backend.post_processor = TemplateProcessing(
+        single="before $A after",
+        special_tokens=[
+            {"id": name, "ids": ids, "tokens": tokenizer.convert_ids_to_tokens(ids)}
+            for name, ids in parts._asdict().items()
+        ],
+    )
+    return _of_general_class(backend, tokenizer)
+
+
+def with_lower_casing(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """A tokenizer that lower-cases texts before its own rules (``do_lower_case`` of sentence-transformers)."""
+    own = tokenizer.backend_tokenizer.normalizer
+    if own is not None and own.normalize_str("A") == "a":
+        return tokenizer
+    backend = copy.deepcopy(tokenizer.backend_tokenizer)
+    backend.normalizer = Sequence([Lowercase(), own]) if own is not None else Lowercase()
+    return _of_general_class(backend, tokenizer)
+
+
+def _is_templated(tokenizer: PreTrainedTokenizerBase) -> bool:
+    return tokenizer.mask_token_id in tokenizer("")["input_ids"]
+
+
+def _of_general_class(backend: Tokenizer, like: PreTrainedTokenizerBase) -> PreTrainedTokenizerFast:
+    """A tokenizer around a changed backend; those of model families build their own backend when they are opened."""
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=backend,
+        model_max_length=like.model_max_length,
+        truncation_side=like.truncation_side,
+        **like.special_tokens_map,
+    )
