@@ -12,6 +12,7 @@ from eval.ablations.results import GridResult, RowResult, Run, Scores, spread, w
 from eval.ablations.runs import Sets, measure_run, measure_untrained, similarities_on_test, train_run, unavailable
 from eval.ablations.statistics import Difference, Sample, differences
 from simcse_kit.data.readers import data_sha256
+from simcse_kit.errors import UserError
 from simcse_kit.evaluate.results import RECORDED_PACKAGES, package_versions
 from simcse_kit.locate import locate
 from simcse_kit.train.provenance import commit
@@ -102,20 +103,25 @@ class Study:
 
         Returns:
             Whether all runs are complete; else one was interrupted.
+
+        Raises:
+            UserError: If a run cannot be made or its loss is no longer finite; the row is named.
         """
         rows = [row for row in self.grid.rows if row.name not in self.skipped]
         runs: dict[str, list[Run]] = {row.name: [] for row in rows}
         for number, seed in enumerate(self.seeds, start=1):
             for row in rows:
-                if not train_run(self.recipe(row, seed)):
-                    return False
-                folder = self.folder(row, seed)
-                run = measure_run(folder, self.sets, pooling=self.grid.pooling, keep_model=self.keep_models)
+                what = f"{self.name}: {row.name}, seed {seed}"
+                try:
+                    if not train_run(self.recipe(row, seed)):
+                        return False
+                    run = measure_run(
+                        self.folder(row, seed), self.sets, pooling=self.grid.pooling, keep_model=self.keep_models
+                    )
+                except UserError as error:
+                    raise UserError(f"{what}: {error}") from None
                 runs[row.name].append(run)
-                scores = run.scores
-                print(
-                    f"{self.name}: {row.name}, seed {seed}: STS-B dev {_shown(scores.dev)}, test {_shown(scores.test)}"
-                )
+                print(f"{what}: STS-B dev {_shown(run.scores.dev)}, test {_shown(run.scores.test)}", flush=True)
             write_grid(self.result_file, self._result(runs, self.seeds[:number]))
         return True
 

@@ -16,7 +16,7 @@ from small_files import WORDS, write_csv
 from eval.ablations.__main__ import main
 from eval.ablations.grid import DATA, FOLDER, OPTIONS, RECIPES, Common, read_grid, recipe_of
 from eval.ablations.results import Spread, read_grid_result, spread
-from eval.ablations.runs import Sets, measure_untrained
+from eval.ablations.runs import Sets, measure_run, measure_untrained
 from eval.ablations.statistics import Sample, differences, holm, paired_t
 from eval.ablations.table import grid_table
 from eval.published import read_published
@@ -319,6 +319,14 @@ def test_an_interrupted_grid_goes_on_where_it_was_and_gives_the_same(
         assert mine.difference == theirs.difference
     assert not list(tmp_path.rglob("*.safetensors")) and list(finished[0].rglob("*.safetensors"))
     assert command(tmp_path, *triplets) == 0 and len(steps) == 16  # nothing is trained again
+    test = load_sts_task("STSB", [material])
+    with pytest.raises(UserError, match="measured on other sets, and its model is gone"):
+        measure_run(tmp_path / "runs" / "two" / "low-3", Sets(test, test), pooling=None, keep_model=False)
+
+
+def test_a_run_that_fails_is_named(command, material, tmp_path, capsys):
+    assert command(tmp_path, "--triplets", str(material / "triplets.csv"), "--set", "model.max_length=500") == 2
+    assert "error: two: high, seed 3: max_length 500 does not fit" in capsys.readouterr().err
 
 
 def test_with_all_tasks_the_average_is_of_the_seven_rounded_figures(material, tiny_checkpoint, tmp_path):
