@@ -262,8 +262,23 @@ def without_window(*states, sliding_window=None, **options):
 )
 def test_attention_over_the_wrong_tokens_is_found_out(tiny_checkpoint, monkeypatch, family, wrong, dtype):
     monkeypatch.setitem(AttentionInterface._global_mapping, attention._NAME, wrong)
+    backbone = open_backbone(tiny_checkpoint(family), dtype=dtype)
     with pytest.warns(UserWarning, match="batches are padded"):
-        assert not use_packed_attention(open_backbone(tiny_checkpoint(family), dtype=dtype))
+        assert not use_packed_attention(backbone)
+    assert backbone.config._attn_implementation == "sdpa"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rounding_is_told_from_errors(tiny_checkpoint, monkeypatch, dtype):
+    def inexact(*states, **options):
+        gathered, _ = packed_attention(*states, **options)
+        return gathered * (1 + 1 / 128), None
+
+    monkeypatch.setitem(AttentionInterface._global_mapping, attention._NAME, inexact)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        fit = use_packed_attention(open_backbone(tiny_checkpoint("bert"), dtype=dtype))
+    assert fit == (dtype == torch.bfloat16)
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta"])
