@@ -12,8 +12,6 @@ it one (``CUDA_VISIBLE_DEVICES=0``).
 
 from __future__ import annotations
 
-import json
-import shlex
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -22,12 +20,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from eval.peer_runs import scored_columns, write_record
 from simcse_kit.cli.common import command_app, run
 
 if TYPE_CHECKING:
     from simcse_kit.data.sts import StsTask
 
-_HIGHEST_SCORE = 5.0
 _WARMUP = 0.1  # of all steps
 _WEIGHT_DECAY = 0.01
 
@@ -48,7 +46,6 @@ def train(
     seed: Annotated[int, typer.Option(help="Of the classifier's weights, the order of the pairs, dropout.")] = 42,
 ) -> None:
     """Train a cross-encoder on STS-B train and keep the best by STS-B dev."""
-    from simcse_kit.data.overlap import fingerprints, write_fingerprints
     from simcse_kit.data.sts import load_sts_task
     from simcse_kit.locate import locate
     from simcse_kit.output import check_new_directory, new_directory
@@ -72,12 +69,9 @@ def train(
         )
         trainer.train()
     best = {"task": "STSB", "split": "dev", "spearman": 100 * trainer.state.best_metric}
-    record = _record(train_task, best | {"step": trainer.state.best_global_step}, seed=seed)
     with new_directory(output) as temporary:
         cross_encoder.save_pretrained(str(temporary), create_model_card=False)
-        (temporary / "run.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-        (subset,) = train_task.subsets
-        write_fingerprints(temporary, fingerprints([subset.sentences1, subset.sentences2]), None)
+        write_record(temporary, train_task, best | {"step": trainer.state.best_global_step}, seed=seed)
     print(f"{output}: STS-B dev {best['spearman']:.2f} (Spearman x100), the best of {epochs} epochs")
 
 
@@ -95,7 +89,7 @@ def _trainer(
     from sentence_transformers.cross_encoder.evaluation import CrossEncoderCorrelationEvaluator
     from sentence_transformers.cross_encoder.losses import BinaryCrossEntropyLoss
 
-    columns, development = _columns(train), _columns(dev)
+    columns, development = scored_columns(train), scored_columns(dev)
     pairs = [list(pair) for pair in zip(development["sentence1"], development["sentence2"], strict=True)]
     arguments = CrossEncoderTrainingArguments(
         output_dir=output,
@@ -120,28 +114,6 @@ def _trainer(
         loss=BinaryCrossEntropyLoss(model),
         evaluator=CrossEncoderCorrelationEvaluator(pairs, development["label"], name="dev", write_csv=False),
     )
-
-
-def _columns(task: StsTask) -> dict[str, list[Any]]:
-    (subset,) = task.subsets
-    labels = (subset.scores / _HIGHEST_SCORE).tolist()
-    return {"sentence1": subset.sentences1, "sentence2": subset.sentences2, "label": labels}
-
-
-def _record(task: StsTask, best: dict[str, Any], *, seed: int) -> dict[str, Any]:
-    """What result files say of the model's training; keys as in the run.json of simcse-train."""
-    from simcse_kit.evaluate.results import RECORDED_PACKAGES, package_versions
-    from simcse_kit.train.provenance import commit
-
-    return {
-        "versions": package_versions((*RECORDED_PACKAGES, "sentence-transformers")),
-        "commit": commit(),
-        "seed": seed,
-        "command": shlex.join(["python", "-m", "eval.cross_encoder", *sys.argv[1:]]),
-        "data": {"train": {f"STSB train ({task.text})": task.data_sha256}},
-        "best": best,
-        "selected_on_test": False,
-    }
 
 
 if __name__ == "__main__":
