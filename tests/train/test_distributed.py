@@ -118,7 +118,7 @@ def test_two_processes_give_the_loss_and_the_gradient_of_one(
         for step, own in zip(expected, found, strict=True):
             for part, own_part in zip(step, own, strict=True):
                 assert (part is None) == (own_part is None)
-                assert part is None or (part - own_part).abs().max() < 1e-5
+                assert part is None or (part - own_part).abs().max() < 1e-5 * max(1.0, part.abs().max())
     assert json.loads((tmp_path / "two" / "run.json").read_text())["world_size"] == PROCESSES
     assert [line["step"] for line in lines(content("two"), "eval")] == [2, 3]
 
