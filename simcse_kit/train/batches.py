@@ -12,7 +12,7 @@ from torch import Tensor
 
 from simcse_kit.data.documents import WINDOWS, document_lines, positives_from_documents
 from simcse_kit.data.hub import fetch_file
-from simcse_kit.data.nli import classes_of_pairs, triplets_from_pairs
+from simcse_kit.data.nli import HARD_NEGATIVES, classes_of_pairs, tuples_from_pairs
 from simcse_kit.data.overlap import Fingerprints, fingerprints
 from simcse_kit.data.readers import expand, read_columns
 from simcse_kit.data.sts import load_evaluation
@@ -48,8 +48,9 @@ def read_rows(data: DataSection, seed: int) -> TrainingRows:
         UserError: If a file, column or cell is not as it should be.
     """
     match data.convert:
-        case "nli_triplets":
-            return TrainingRows(_columns(triplets_from_pairs(*_read_labelled(data), seed=seed)))
+        case "nli_triplets" | "nli_quadruplets":
+            negatives = HARD_NEGATIVES[data.convert]
+            return TrainingRows(_columns(tuples_from_pairs(*_read_labelled(data), negatives, seed=seed)))
         case "nli_pairs":
             return _with_classes(*_read_labelled(data))
         case "labelled_pairs":

@@ -25,6 +25,7 @@ from simcse_kit.objectives.masked_lm import MaskedLM
 from simcse_kit.progress import progress_display
 from simcse_kit.train import distributed
 from simcse_kit.train.batches import Schedule, TrainingRows, check_classes, read_rows
+from simcse_kit.train.interpolation import Interpolation
 from simcse_kit.train.optim import adamw, learning_rate
 from simcse_kit.train.provenance import run_record
 from simcse_kit.train.recipe import Recipe
@@ -170,6 +171,7 @@ def train(  # noqa: C901 - one function that reads top to bottom
     trained = nn.ModuleList([part for part in parts if part is not None])
     optimizer = adamw(trained, lr=settings.lr, weight_decay=settings.weight_decay)
     progress, resumed_from = Progress(), None
+    interpolation = Interpolation(encoder, settings.trained_share)
     checkpoint = run.load_checkpoint() if resume else None
     if checkpoint is not None:
         trained.load_state_dict(checkpoint.model, strict=False)  # tied tensors are there once
@@ -232,14 +234,15 @@ def train(  # noqa: C901 - one function that reads top to bottom
 
             last = progress.step == schedule.steps
             if task is not None and (last or (every and progress.step % every == 0)):
-                score = _evaluate(encoder, task, step=progress.step)
-                better = progress.note_score(score)
-                if main:
-                    run.log({"kind": "eval", **score, "best": better})
-                    run.flush()
-                    if better:
-                        run.save_model(encoder)
-                        run.write_run(record, progress, status="running")
+                with interpolation.applied(encoder):
+                    score = _evaluate(encoder, task, step=progress.step)
+                    better = progress.note_score(score)
+                    if main:
+                        run.log({"kind": "eval", **score, "best": better})
+                        run.flush()
+                        if better:
+                            run.save_model(encoder)
+                            run.write_run(record, progress, status="running")
                 display.update(bar, note=_note(progress, score))
                 if settings.patience and progress.stale >= settings.patience:
                     last = True
@@ -257,7 +260,8 @@ def train(  # noqa: C901 - one function that reads top to bottom
         if main:
             run.flush()
             if progress.best is None:
-                run.save_model(encoder)
+                with interpolation.applied(encoder):
+                    run.save_model(encoder)
             run.write_run(record, progress, status="interrupted" if interrupted else "done")
             if not interrupted:
                 run.drop_checkpoints()

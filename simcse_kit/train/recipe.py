@@ -29,7 +29,13 @@ from simcse_kit.template import split_template
 
 PoolingName = Literal["cls", "cls_pooler", "mean", "max", "mask", "last2_mean", "first_last_mean", "first_last_mean_h0"]
 Convert = Literal[
-    "nli_triplets", "nli_pairs", "labelled_pairs", "scored_pairs", "next_sentence", "next_three_sentences"
+    "nli_triplets",
+    "nli_quadruplets",
+    "nli_pairs",
+    "labelled_pairs",
+    "scored_pairs",
+    "next_sentence",
+    "next_three_sentences",
 ]
 _TEST_IN_NAME = re.compile(r"(?<![a-z])test(?![a-z])", re.IGNORECASE)
 Rate = Annotated[float, Field(ge=0.0, lt=1.0)]
@@ -54,6 +60,7 @@ class _Converted(NamedTuple):
 
 _CONVERTED: dict[Convert, _Converted] = {
     "nli_triplets": _Converted(3, None, needs_columns=True),
+    "nli_quadruplets": _Converted(4, None, needs_columns=True),
     "nli_pairs": _Converted(2, "class", needs_columns=True),
     "labelled_pairs": _Converted(2, "class", needs_columns=True),
     "scored_pairs": _Converted(2, "score", needs_columns=False),
@@ -97,16 +104,17 @@ class ModelSection(_Section):
 
 
 class DataSection(_Section):
-    """The training text: one column gives two views of each text, two anchor and positive, three a hard negative too.
+    """The training text: one column gives two views of each text, two anchor and positive, more hard negatives too.
 
-    ``convert`` makes rows of something else: ``nli_triplets`` triplets and ``nli_pairs`` pairs with classes of labelled
-    NLI pairs (columns premise, hypothesis, label); ``labelled_pairs`` takes integer labels as they are;
-    ``scored_pairs`` are gold scores in any file that ``evaluation.data`` takes; ``next_sentence`` and
+    ``convert`` makes rows of something else: of labelled NLI pairs (columns premise, hypothesis, label)
+    ``nli_triplets`` makes anchors, positives and contradictions, ``nli_quadruplets`` the same with a neutral hypothesis
+    beside each contradiction, and ``nli_pairs`` pairs with classes; ``labelled_pairs`` takes integer labels as they
+    are; ``scored_pairs`` are gold scores in any file that ``evaluation.data`` takes; ``next_sentence`` and
     ``next_three_sentences`` find positives in documents, text files with blank lines between them.
     """
 
     train: str | list[str]
-    columns: Annotated[list[str], Field(min_length=1, max_length=3)] = ["text"]
+    columns: Annotated[list[str], Field(min_length=1, max_length=4)] = ["text"]
     convert: Convert | None = None
     shuffle: bool = True
 
@@ -182,6 +190,9 @@ class ViewSection(_Section):
 class TrainSection(_Section):
     """How it is trained. ``encoders: 2`` gives the views or columns behind the first an encoder of their own.
 
+    ``trained_share`` below 1 mixes the weights that training began with into what is evaluated and saved: less is
+    gained on the data, and less forgotten (WiSE-FT; 0.5 is a good guess).
+
     ``chunk_size`` is a key of the format that takes its default only.
     """
 
@@ -197,6 +208,7 @@ class TrainSection(_Section):
     max_grad_norm: Annotated[float, Field(gt=0.0)] | None = 1.0
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     drop_last: bool = False
+    trained_share: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     log_every: Annotated[int, Field(ge=1)] = 1
     save_every: Annotated[int, Field(ge=1)] | None = None
     keep_last: Annotated[int, Field(ge=1)] = 1
@@ -331,7 +343,7 @@ class Recipe(_Section):
         # A third version of a text is no hard negative.
         fewest, most = objective.min_views, objective.max_views if over == "columns" else 2
         if over not in objective.over or not fewest <= there <= most:
-            count = f"{fewest}" if fewest == most else f"{fewest} or {most}"
+            count = f"{fewest}" if fewest == most else f"{fewest} to {most}"
             what = " or ".join(sorted(objective.over, reverse=True))
             yield f"objectives: {objective.name} needs {count} {what}, here are {there} {over}"
         if objective.labels is not None and objective.labels != self.data.labels:

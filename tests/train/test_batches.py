@@ -2,7 +2,7 @@ from collections import Counter
 
 import pytest
 
-from simcse_kit.data.nli import triplets_from_pairs
+from simcse_kit.data.nli import tuples_from_pairs
 from simcse_kit.data.sts import load_sts_file
 from simcse_kit.errors import UserError
 from simcse_kit.train.batches import Schedule, read_rows
@@ -75,15 +75,21 @@ def test_columns_come_in_the_order_of_the_recipe(files):
     assert [column[0] for column in rows.texts] == [first[1], first[0]]
 
 
-def test_nli_pairs_become_triplets_by_the_seed(tmp_path):
-    pairs = [("p", f"h{i}", label) for i, label in enumerate(["entailment"] * 4 + ["contradiction"] * 4 + ["neutral"])]
+@pytest.mark.parametrize(
+    ("convert", "negatives"),
+    [("nli_triplets", ["contradiction"]), ("nli_quadruplets", ["contradiction", "neutral"])],
+)
+def test_nli_pairs_become_triplets_or_quadruplets_by_the_seed(tmp_path, convert, negatives):
+    labels = ["entailment"] * 4 + ["contradiction"] * 4 + ["neutral"] * 4
+    pairs = [("p", f"h{i}", label) for i, label in enumerate(labels)]
     pairs.append(("lone", "h", "entailment"))
     path = tmp_path / "nli.csv"
     path.write_text("premise,hypothesis,label\n" + "".join(f"{p},{h},{label}\n" for p, h, label in pairs))
-    section = DataSection(train=str(path), columns=["premise", "hypothesis", "label"], convert="nli_triplets")
+    section = DataSection(train=str(path), columns=["premise", "hypothesis", "label"], convert=convert)
     read = [read_rows(section, seed=seed).texts for seed in (0, 1)]
     for seed, columns in enumerate(read):
-        assert list(zip(*columns, strict=True)) == triplets_from_pairs(*zip(*pairs, strict=True), seed=seed)
+        assert list(zip(*columns, strict=True)) == tuples_from_pairs(*zip(*pairs, strict=True), negatives, seed=seed)
+        assert len(columns) == section.texts == 2 + len(negatives)
     assert len(read[0][0]) == 4 and read[0] != read[1]
 
 

@@ -120,6 +120,30 @@ def test_without_evaluation_the_last_model_is_kept(recipe, run, lines):
     assert not same(kept, weights(content.model.name))
 
 
+@pytest.mark.parametrize("evaluated", [True, False])
+def test_a_share_of_the_trained_weights_lies_between_start_and_end_and_changes_no_step(
+    recipe, run, lines, files, tmp_path, evaluated
+):
+    def content(share):
+        evaluation = {"data": str(files / "sts.csv") if evaluated else None, "every": 0}
+        return recipe(train__trained_share=share, evaluation=evaluation, output_dir=str(tmp_path / str(share)))
+
+    whole, part = content(1.0), content(0.3)
+    runs = [run(each) for each in (whole, part)]
+    assert [line["loss"] for line in lines(whole)] == [line["loss"] for line in lines(part)]
+    start, end, between = (
+        SentenceEncoder.from_pretrained(path, device="cpu").state_dict()
+        for path in (whole.model.name, whole.output_dir, part.output_dir)
+    )
+    for name, weights in between.items():
+        torch.testing.assert_close(weights, 0.7 * start[name] + 0.3 * end[name], rtol=0, atol=1e-6)
+    name = "backbone.embeddings.LayerNorm.weight"
+    assert (end[name] - start[name]).abs().max() > 1e-3
+    if evaluated:
+        task = load_evaluation(str(files / "sts.csv"), task="STSB", split="dev")
+        assert lines(part, "eval")[-1]["spearman"] == pytest.approx(score_sts(runs[1].encoder, task).value, abs=1e-4)
+
+
 def test_the_same_seed_gives_the_same_run_and_another_one_another(recipe, run, lines, tmp_path):
     def losses(name, **changes):
         content = recipe(output_dir=str(tmp_path / name), evaluation__data=None, **changes)

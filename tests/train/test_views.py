@@ -161,7 +161,7 @@ def test_an_adversarial_view_moves_the_first_views_embeddings_to_where_the_loss_
     rows = TrainingRows(ROWS.texts, torch.tensor([0, 2, 1]))
     batch = views.collate(encoder, rows, [2, 0, 1], generator())
     vectors, _ = MergedForward(content, encoder, views, objective)(batch)
-    (premise, moved_premise), (hypothesis, moved_hypothesis) = views.arrange(vectors)
+    (premise, moved_premise), (_, moved_hypothesis) = views.arrange(vectors)
     assert encoder.backbone.embeddings.word_embeddings.weight.grad is None
 
     texts = list(zip(batch.ids.chunk(4)[::2], batch.mask.chunk(4)[::2], strict=True))
@@ -173,9 +173,7 @@ def test_an_adversarial_view_moves_the_first_views_embeddings_to_where_the_loss_
     else:
         loss = sum(objective.objectives["nt_xent"]([one, one.detach()])["nt_xent"] for one in clean)
     gradients = torch.autograd.grad(loss, embeddings)
-    for text, one, gradient, moved in zip(
-        texts, embeddings, gradients, (moved_premise, moved_hypothesis), strict=True
-    ):
+    for text, one, gradient, moved in zip(texts, embeddings, gradients, (moved_premise, moved_hypothesis), strict=True):
         expected = states_from(encoder, *text, one + 0.3 * gradient / (gradient.norm(dim=-1, keepdim=True) + 1e-10))
         torch.testing.assert_close(moved, expected, rtol=0, atol=1e-4)
     assert (moved_premise - premise).abs().max() > 1e-2
@@ -200,7 +198,8 @@ def test_the_template_bias_of_each_view_is_what_its_mask_is_without_a_text_to_at
     )
     encoder, ((one, two),), ids, mask = forward(content, rows=TrainingRows(ROWS.texts[:1]))
     start = {"bert": "[CLS]", "roberta": "<s>"}[family]
-    for place, (vector, template) in enumerate(zip([*one, *two], [content.model.template] * 3 + [other] * 3, strict=True)):
+    templates = [content.model.template] * 3 + [other] * 3
+    for place, (vector, template) in enumerate(zip([*one, *two], templates, strict=True)):
         n = int(mask[place].sum())
         row = ids[place, :n]
         before = len(encoder.tokenizer.tokenize(start + template.partition("{text}")[0].strip()))
