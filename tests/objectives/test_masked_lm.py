@@ -85,7 +85,9 @@ def test_tokens_are_masked_at_the_published_rates_and_special_ones_never(opened)
     assert count / allowed == pytest.approx(0.15, abs=4 * (0.15 * 0.85 / allowed) ** 0.5)
     hidden, spread = after[tokens.places], 4 * (0.25 / count) ** 0.5
     vocabulary = len(encoder.tokenizer)
-    assert (hidden == encoder.tokenizer.mask_token_id).double().mean() == pytest.approx(0.8 + 0.1 / vocabulary, abs=spread)
+    assert (hidden == encoder.tokenizer.mask_token_id).double().mean() == pytest.approx(
+        0.8 + 0.1 / vocabulary, abs=spread
+    )
     # A random token is now and then the one that was there.
     assert (hidden == tokens.targets).double().mean() == pytest.approx(0.1 + 0.1 / vocabulary, abs=spread)
     assert len(set(hidden.tolist())) > vocabulary * 0.8
@@ -113,7 +115,9 @@ def test_logits_are_computed_for_hidden_tokens_alone(opened, sentences):
     encoder, objective = opened
     ids, mask = batch_of(encoder, sentences)
     tokens, seen = objective.mask(ids, mask, generator()), []
-    objective.head.get_output_embeddings().register_forward_hook(lambda module, inputs, output: seen.append(output.shape))
+    objective.head.get_output_embeddings().register_forward_hook(
+        lambda module, inputs, output: seen.append(output.shape)
+    )
     objective(encoder, tokens, mask)
     assert [shape[:-1].numel() for shape in seen] == [len(tokens.places)]
 
