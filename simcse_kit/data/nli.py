@@ -1,4 +1,4 @@
-"""Triplets from natural language inference pairs, as supervised SimCSE trains on them."""
+"""Rows with hard negatives from natural language inference pairs, as supervised SimCSE trains on them."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from itertools import cycle
 from simcse_kit.data.rows import did_you_mean
 from simcse_kit.errors import UserError
 
-Triplet = tuple[str, str, str]
-"""(anchor, entailment, contradiction)"""
+HARD_NEGATIVES = {"nli_triplets": ("contradiction",), "nli_quadruplets": ("contradiction", "neutral")}
+"""The labels of a row's hard negatives, by what the rows are called in a recipe (SimCSE's Table 7 has both)."""
 
 _LABELS = {"0": "entailment", "1": "neutral", "2": "contradiction"}  # ids of SNLI and MultiNLI on the hub
 NLI_CLASSES = {"contradiction": 0, "entailment": 1, "neutral": 2}
@@ -20,27 +20,33 @@ NLI_CLASSES = {"contradiction": 0, "entailment": 1, "neutral": 2}
 _NO_GOLD = ("-", "-1", "")  # the annotators did not agree
 
 
-def triplets_from_pairs(
-    premises: Sequence[str], hypotheses: Sequence[str], labels: Sequence[str | int], *, seed: int
-) -> list[Triplet]:
-    """Turn labelled pairs into (premise, an entailed hypothesis of it, a contradicted hypothesis of it).
+def tuples_from_pairs(
+    premises: Sequence[str],
+    hypotheses: Sequence[str],
+    labels: Sequence[str | int],
+    negatives: Sequence[str],
+    *,
+    seed: int,
+) -> list[tuple[str, ...]]:
+    """Turn labelled pairs into (premise, an entailed hypothesis of it, a hypothesis of it of each negative label).
 
-    As in SimCSE's ``nli_for_simcse.csv`` (Gao et al. 2021, section 4), every entailment gives one triplet if its
-    premise has a contradiction too, and none otherwise; neutral pairs are not used. The contradictions of a premise
-    are shuffled and handed out in turn, so that each is used before one is used twice.
+    As in SimCSE's ``nli_for_simcse.csv`` (Gao et al. 2021, section 4), every entailment gives one row if its premise
+    has a hypothesis of each negative label too, and none otherwise. Those of a premise and a label are shuffled and
+    handed out in turn, so that each is used before one is used twice.
 
     Args:
         premises: n texts; equal strings are one premise.
         hypotheses: n texts.
         labels: n labels: ``entailment``, ``neutral``, ``contradiction`` in any case, or 0, 1, 2 in this order. Rows
             labelled ``-``, ``-1`` or nothing have no gold label and are dropped.
-        seed: decides which contradiction goes with which entailment.
+        negatives: labels of the hard negatives, in their order in a row: one of ``HARD_NEGATIVES``.
+        seed: decides which negatives go with which entailment.
 
     Returns:
-        The triplets, grouped by premise in order of first appearance.
+        Rows of 2 + len(negatives) texts, grouped by premise in order of first appearance.
 
     Raises:
-        UserError: for a label that is none of these (row named), and if there is no triplet at all.
+        UserError: for a label that is none of these (row named), and if there is no row at all.
     """
     hypotheses_of: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for row, (premise, hypothesis, label) in enumerate(zip(premises, hypotheses, labels, strict=True), start=1):
@@ -49,24 +55,25 @@ def triplets_from_pairs(
             hypotheses_of[premise][name].append(hypothesis)
 
     shuffle = random.Random(seed).shuffle
-    triplets: list[Triplet] = []
+    rows: list[tuple[str, ...]] = []
     for premise, by_label in hypotheses_of.items():
-        entailments, contradictions = by_label["entailment"], by_label["contradiction"]
-        shuffle(contradictions)
-        pairs = zip(entailments, cycle(contradictions), strict=False)  # none where there is no contradiction
-        triplets.extend((premise, entailment, contradiction) for entailment, contradiction in pairs)
-    if not triplets:
+        for label in negatives:
+            shuffle(by_label[label])
+        in_turn = (cycle(by_label[label]) for label in negatives)  # nothing where the premise has no such hypothesis
+        rows.extend((premise, *texts) for texts in zip(by_label["entailment"], *in_turn, strict=False))
+    if not rows:
+        needed = ", ".join(["entailment", *negatives])
         raise UserError(
-            f"no triplets: of {len(hypotheses_of)} premises none has both an entailment and a contradiction"
+            f"no rows: of {len(hypotheses_of)} premises none has a hypothesis of each label that is needed ({needed})"
         )
-    return triplets
+    return rows
 
 
 def classes_of_pairs(labels: Sequence[str | int]) -> list[int | None]:
     """Turn the labels of NLI pairs into class ids.
 
     Args:
-        labels: n labels, as for ``triplets_from_pairs``.
+        labels: n labels, as for ``tuples_from_pairs``.
 
     Returns:
         n ids of ``NLI_CLASSES``; None for a row without gold label.

@@ -12,48 +12,51 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from simcse_kit.objectives.settings import Similarity
 from simcse_kit.objectives.vectors import in_single, unit
 
 
 def info_nce(
     anchor: Tensor,
     positive: Tensor,
-    negative: Tensor | None = None,
-    *,
+    *negatives: Tensor,
     temperature: float = 0.05,
     hard_negative_weight: float = 0.0,
+    similarity: Similarity = "cosine",
     symmetric: bool = False,
 ) -> Tensor:
     r"""InfoNCE with in-batch negatives, as SimCSE trains with it (one direction) or CLIP (both).
 
-    ``-log( exp(s(i,i)) / sum_j [exp(s(i,j)) + exp(s'(i,j) + [i = j] log alpha)] )``, averaged over the anchors i, with
-    ``s(i,j) = cos(anchor_i, positive_j) / temperature`` and ``s'`` the same with the hard negatives. The own negative's
-    logit alone is raised by log alpha; the other rows' negatives count with weight 1.
+    ``-log( exp(s_0(i,i)) / sum_j [exp(s_0(i,j)) + sum_h exp(s_h(i,j) + [i = j] log alpha)] )``, averaged over the
+    anchors i, with ``s_0(i,j) = sim(anchor_i, positive_j) / temperature`` and ``s_h`` the same with the h-th of H sets
+    of hard negatives. The logits of the own negatives, one a set, are raised by log alpha; the other rows' negatives
+    count with weight 1.
 
     ``symmetric`` takes the mean with the opposite direction, in which every positive looks for its anchor among all
     anchors. Hard negatives are of the anchors, so that direction has none.
 
-    Gao et al. 2021 (arXiv:2104.08821), equations 1 and 4 (unsupervised), 5 and 8 (supervised); both directions:
-    Radford et al. 2021 (arXiv:2103.00020), figure 3.
+    Gao et al. 2021 (arXiv:2104.08821), equations 1 and 4 (unsupervised), 5 and 8 (supervised), table 7 (two sets of
+    hard negatives), table D.1 (dot products); both directions: Radford et al. 2021 (arXiv:2103.00020), figure 3.
 
     Args:
         anchor: [N, D].
         positive: [N, D]; row i belongs to anchor i, the others are its negatives.
-        negative: Hard negatives, [N, D], or None.
-        temperature: Divides the cosines; above 0.
+        *negatives: H sets of hard negatives, [N, D] each; row i of each is anchor i's own.
+        temperature: Divides the similarities; above 0.
         hard_negative_weight: log alpha, in logits.
+        similarity: sim, of unit vectors (``cosine``) or of vectors as they are (``dot``).
         symmetric: Whether to average both directions.
 
     Returns:
-        The loss, a scalar in float32 at least. With equal vectors it is log N (log 2N with hard negatives).
+        The loss, a scalar in float32 at least. With equal vectors it is log((1 + H) N) where alpha is 1.
     """
-    anchor, positive = unit(anchor), unit(positive)
-    logits = candidates = anchor @ positive.T / temperature  # [N, N]
-    if negative is not None:
-        own = hard_negative_weight * torch.eye(len(anchor), dtype=anchor.dtype, device=anchor.device)
-        candidates = torch.cat([logits, anchor @ unit(negative).T / temperature + own], dim=1)  # [N, 2N]
-    loss = _choose_own(candidates)
-    return (loss + _choose_own(logits.T)) / 2 if symmetric else loss
+    scaled = unit if similarity == "cosine" else in_single
+    rows, candidates = len(anchor), torch.cat([positive, *negatives])
+    logits = scaled(anchor) @ scaled(candidates).T / temperature  # [N, (1 + H) N]
+    for block in range(1, 1 + len(negatives)):
+        logits.diagonal(block * rows).add_(hard_negative_weight)  # own negatives
+    loss = _choose_own(logits)
+    return (loss + _choose_own(logits[:, :rows].T)) / 2 if symmetric else loss
 
 
 def nt_xent(

@@ -17,6 +17,8 @@ LabelKind = Literal["class", "score"]
 """What it learns from: class ids (int64), or gold scores (float)."""
 Distance = Literal["euclidean", "cosine"]
 """How far apart two vectors are; cosine: 1 - cosine."""
+Similarity = Literal["cosine", "dot"]
+"""How alike two vectors are; dot: their dot product, in which their lengths count."""
 Feature = Literal["u", "v", "|u-v|", "u*v", "max(u,v)^2"]
 """What a classifier sees of two vectors, dimension by dimension."""
 
@@ -63,14 +65,15 @@ class PooledObjectiveSection(ObjectiveSection):
 
 
 class InfoNCESettings(PooledObjectiveSection):
-    """Anchor and positive, or anchor, positive and hard negative; two versions of a text are the first two."""
+    """Anchor and positive, and up to two hard negatives; two versions of a text are the first two."""
 
-    max_views: ClassVar[int] = 3
+    max_views: ClassVar[int] = 4
     over: ClassVar[frozenset[Over]] = _EITHER
 
     name: Literal["info_nce"] = "info_nce"
     temperature: _Positive = 0.05
     hard_negative_weight: float = 0.0
+    similarity: Similarity = "cosine"
     symmetric: bool = False
 
 

@@ -34,19 +34,30 @@ def surprise(own, candidates):
     return math.log(sum(math.exp(each) for each in candidates)) - own
 
 
-def info_nce(anchor, positive, negative=None, temperature=0.05, hard_negative_weight=0.0, symmetric=False):
+def info_nce(
+    anchor,
+    positive,
+    *negatives,
+    temperature=0.05,
+    hard_negative_weight=0.0,
+    similarity="cosine",
+    symmetric=False,
+):
     """Equations 1 and 5 of the SimCSE paper; alpha stands where its equation 8 has it."""
+    alike = {"cosine": cosine, "dot": dot}[similarity]
     total = 0.0
     for i, query in enumerate(anchor):
-        own, others = math.exp(cosine(query, positive[i]) / temperature), 0.0
+        own, others = math.exp(alike(query, positive[i]) / temperature), 0.0
         for j in range(len(anchor)):
-            others += math.exp(cosine(query, positive[j]) / temperature)
-            if negative is not None:
+            others += math.exp(alike(query, positive[j]) / temperature)
+            for negative in negatives:
                 alpha = math.exp(hard_negative_weight) if i == j else 1.0
-                others += alpha * math.exp(cosine(query, negative[j]) / temperature)
+                others += alpha * math.exp(alike(query, negative[j]) / temperature)
         total -= math.log(own / others)
     forward = total / len(anchor)
-    return (forward + info_nce(positive, anchor, temperature=temperature)) / 2 if symmetric else forward
+    if not symmetric:
+        return forward
+    return (forward + info_nce(positive, anchor, temperature=temperature, similarity=similarity)) / 2
 
 
 def nt_xent(first, second, temperature=0.1, reduction="mean"):
@@ -151,6 +162,7 @@ class Spec:
         equal: from rows, labels, options, number of views and parameters to the loss of equal vectors.
         keeps: which of ``CHANGES`` leave it as it is; all others do change it.
         closed: the cases for which ``equal`` holds; all, if there are none.
+        variants: options with which something else leaves it as it is, and what.
     """
 
     naive: Callable
@@ -158,15 +170,17 @@ class Spec:
     equal: Callable
     keeps: set[str]
     closed: list[tuple[int, dict]] = field(default_factory=list)
+    variants: list[tuple[dict, set[str]]] = field(default_factory=list)
 
 
 def equal_info_nce(rows, views, hard_negative_weight=0.0, symmetric=False, **_):
-    forward = math.log(rows if views == 2 else 2 * rows - 1 + math.exp(hard_negative_weight))
+    forward = math.log(rows + (views - 2) * (rows - 1 + math.exp(hard_negative_weight)))
     return (forward + math.log(rows)) / 2 if symmetric else forward
 
 
 DIRECTIONS = {"order of rows", "lengths", "opposite scales", "rotation", "phases"}
 DISTANCES = {"order of rows", "rotation", "phases", "shift"}
+DOT_PRODUCTS = {"order of rows", "opposite scales", "rotation", "phases"}
 SPECS = {
     "info_nce": Spec(
         info_nce,
@@ -177,9 +191,14 @@ SPECS = {
             (3, {}),
             (3, {"hard_negative_weight": ALPHA}),
             (3, {"temperature": 0.2, "hard_negative_weight": -ALPHA, "symmetric": True}),
+            (4, {}),
+            (4, {"hard_negative_weight": ALPHA}),
+            (2, {"similarity": "dot", "temperature": 1.0}),
+            (4, {"similarity": "dot", "temperature": 2.0, "hard_negative_weight": ALPHA, "symmetric": True}),
         ],
         equal_info_nce,
         DIRECTIONS,
+        variants=[({"similarity": "dot", "temperature": 1.0}, DOT_PRODUCTS)],
     ),
     "nt_xent": Spec(
         nt_xent,
@@ -222,12 +241,14 @@ SPECS = {
         [(3, {}), (3, {"margin": 0.0}), (3, {"margin": 5.0}), (3, {"margin": 0.1, "distance": "cosine"})],
         lambda margin=1.0, **_: margin,
         DISTANCES,
+        variants=[({"distance": "cosine"}, DIRECTIONS)],
     ),
     "margin_contrastive": Spec(
         margin_contrastive,
         [(2, {}), (2, {"margin": 4.0}), (2, {"distance": "cosine"})],
         lambda labels, margin=1.0, **_: margin**2 / 2 * mean(1 - label for label in labels),
         DISTANCES | {"swap"},
+        variants=[({"distance": "cosine"}, DIRECTIONS | {"swap"})],
     ),
     "cosent": Spec(
         cosent,
@@ -244,6 +265,9 @@ SPECS = {
 }
 EVERY_CASE = [(name, *case) for name, spec in SPECS.items() for case in spec.cases]
 CLOSED_FORMS = [(name, *case) for name, spec in SPECS.items() for case in spec.closed or spec.cases]
+VARIANTS = [
+    (name, options, keeps) for name, spec in SPECS.items() for options, keeps in [({}, spec.keeps), *spec.variants]
+]
 
 
 def draw(views, rows, width=6, seed=0, dtype=torch.float64):
@@ -293,7 +317,7 @@ def _lengths(view, seed):
 CHANGES = {
     "order of rows": _change_rows,
     "lengths": lambda views, labels, seed: ([_lengths(view, seed + i) for i, view in enumerate(views)], labels),
-    "opposite scales": lambda views, labels, seed: ([views[0] * 3, views[1] / 3, *views[2:]], labels),
+    "opposite scales": lambda views, labels, seed: ([views[0] * 3, *(view / 3 for view in views[1:])], labels),
     "rotation": lambda views, labels, seed: (
         [view @ torch.linalg.qr(draw(1, view.shape[1], seed=seed)[0]).Q for view in views],
         labels,

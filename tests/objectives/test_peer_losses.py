@@ -21,6 +21,10 @@ def losses():
     return importlib.import_module("sentence_transformers.sentence_transformer.losses")
 
 
+def dot_score(a, b):
+    return a @ b.T
+
+
 def softmax(losses, weights, **features):
     loss = losses.SoftmaxLoss(Given(), 6, 3, **features)
     loss.classifier.load_state_dict(weights)
@@ -32,6 +36,13 @@ def softmax(losses, weights, **features):
 PEERS = {
     "one direction": ("info_nce", 2, {}, lambda st, _: st.MultipleNegativesRankingLoss(Given(), scale=20)),
     "hard negatives": ("info_nce", 3, {}, lambda st, _: st.MultipleNegativesRankingLoss(Given(), scale=20)),
+    "two hard negatives": ("info_nce", 4, {}, lambda st, _: st.MultipleNegativesRankingLoss(Given(), scale=20)),
+    "dot products": (
+        "info_nce",
+        4,
+        {"similarity": "dot", "temperature": 1.0},
+        lambda st, _: st.MultipleNegativesRankingLoss(Given(), scale=1, similarity_fct=dot_score),
+    ),
     "both directions": (
         "info_nce",
         2,

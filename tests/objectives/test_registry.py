@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from naive_losses import CHANGES, CLOSED_FORMS, EVERY_CASE, SPECS, draw, draw_labels, make, parameters_of
+from naive_losses import CHANGES, CLOSED_FORMS, EVERY_CASE, SPECS, VARIANTS, draw, draw_labels, make, parameters_of
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from simcse_kit.objectives import OBJECTIVES, build_objective
@@ -25,7 +25,7 @@ def value(module, views, labels=None):
 @every_objective
 def test_an_objective_has_settings_a_naive_reference_a_closed_form_and_invariances(name):
     spec, section = SPECS[name], SECTIONS[name]
-    assert spec.keeps and spec.keeps <= CHANGES.keys()
+    assert all(keeps and keeps <= CHANGES.keys() for keeps in [spec.keeps, *(keeps for _, keeps in spec.variants)])
     assert {views for views, _ in spec.cases} == set(range(section.min_views, section.max_views + 1))
     assert SPECS.keys() == SECTIONS.keys() == OBJECTIVES.keys()
 
@@ -64,26 +64,30 @@ def test_it_has_the_gradient_of_its_value_for_views_and_parameters(name, views, 
     assert torch.autograd.gradcheck(loss, [each.requires_grad_() for each in inputs])
 
 
-@pytest.mark.parametrize(("name", "change"), [(name, change) for name in SPECS for change in sorted(SPECS[name].keeps)])
+@pytest.mark.parametrize(
+    ("name", "options", "change"),
+    [(name, options, change) for name, options, keeps in VARIANTS for change in sorted(keeps)],
+)
 @settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 10_000), rows=st.integers(1, 6))
-def test_it_is_unchanged_by_what_should_not_matter(name, change, seed, rows):
-    module, vectors, labels = make(name, {}), draw(SECTIONS[name].max_views, rows, seed=seed), draw_labels(name, rows)
+def test_it_is_unchanged_by_what_should_not_matter(name, options, change, seed, rows):
+    vectors, labels = draw(SECTIONS[name].max_views, rows, seed=seed), draw_labels(name, rows)
+    module = make(name, options)
     changed = value(module, *CHANGES[change](vectors, labels, seed + 1))
     assert changed.item() == pytest.approx(value(module, vectors, labels).item(), abs=1e-9)
 
 
 @pytest.mark.parametrize(
-    ("name", "change"),
+    ("name", "options", "change"),
     [
-        (name, change)
-        for name in SPECS
-        for change in sorted(CHANGES.keys() - SPECS[name].keeps)
+        (name, options, change)
+        for name, options, keeps in VARIANTS
+        for change in sorted(CHANGES.keys() - keeps)
         if SECTIONS[name].labels == "score" or change != "range of the golds"
     ],
 )
-def test_it_is_changed_by_everything_else(name, change):
-    module, vectors, labels = make(name, {}), draw(SECTIONS[name].max_views, rows=6), draw_labels(name, 6)
+def test_it_is_changed_by_everything_else(name, options, change):
+    module, vectors, labels = make(name, options), draw(SECTIONS[name].max_views, rows=6), draw_labels(name, 6)
     changed = value(module, *CHANGES[change](vectors, labels, 1))
     assert abs(changed.item() - value(module, vectors, labels).item()) > 1e-3
 

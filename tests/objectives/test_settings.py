@@ -28,6 +28,7 @@ def test_a_section_is_told_by_its_name_and_survives_a_round_trip(name):
 def test_a_section_without_a_name_is_info_nce():
     assert parse({"temperature": 0.1}) == InfoNCESettings(temperature=0.1)
     assert parse({}) == InfoNCESettings(weight=1.0, temperature=0.05, hard_negative_weight=0.0, symmetric=False)
+    assert parse({}).similarity == "cosine"
 
 
 def test_features_are_a_list_in_a_recipe_and_cannot_be_changed():
@@ -42,6 +43,7 @@ def test_features_are_a_list_in_a_recipe_and_cannot_be_changed():
         ({"temprature": 0.1}, "extra_forbidden"),
         ({"name": "cosent", "temperature": 0.1}, "extra_forbidden"),
         ({"temperature": 0.0}, "greater_than"),
+        ({"similarity": "euclidean"}, "literal_error"),
         ({"name": "nt_xent", "temperature": -1}, "greater_than"),
         ({"name": "nt_xent", "reduction": "none"}, "literal_error"),
         ({"name": "consistency", "temperature": 0}, "greater_than"),

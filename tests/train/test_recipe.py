@@ -114,7 +114,7 @@ def test_a_recipe_overrides_the_one_it_extends_key_by_key(write, tmp_path):
         ("train.weight_decay=1E-2", "train.weight_decay", 0.01),
         ("objectives.0.temperature=0.1", "objectives.0.temperature", 0.1),
         ("objectives=[{weight: 2}]", "objectives.0.weight", 2.0),
-        ("data.columns=[a, b]", "data.columns", ["a", "b"]),
+        ("data.columns=[a, b, c, d]", "data.columns", ["a", "b", "c", "d"]),
         ("data.columns.0=other", "data.columns.0", "other"),
         ("data.train=[a.txt, b.txt]", "data.train", ["a.txt", "b.txt"]),
         ("data.shuffle=false", "data.shuffle", False),
