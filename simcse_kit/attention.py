@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.masking_utils import sdpa_mask
 
@@ -89,7 +88,7 @@ def _attend(
     if mask is None and window is not None and length > window:
         positions = torch.arange(length, device=query.device)
         mask = (positions - positions.unsqueeze(1)).abs() < window
-    gathered = scaled_dot_product_attention(
+    gathered = nn.functional.scaled_dot_product_attention(
         query.transpose(1, 2),
         key.transpose(1, 2),
         value.transpose(1, 2),

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from torch.nn import functional
 from transformers import AttentionInterface, AutoConfig, AutoModel, AutoTokenizer
 
 from simcse_kit import attention
@@ -167,13 +168,13 @@ def test_padded_batches_go_through_a_packed_backbone_as_before(opened, family):
 @pytest.mark.parametrize("family", ["bert", "modernbert"])
 def test_no_mask_over_all_tokens_is_made(opened, monkeypatch, family):
     _, packed, ids, mask = opened(family)
-    shapes, attend = [], attention.scaled_dot_product_attention
+    shapes, attend = [], functional.scaled_dot_product_attention
 
     def watch(*states, attn_mask, **how):
         shapes.append(None if attn_mask is None else tuple(attn_mask.shape))
         return attend(*states, attn_mask=attn_mask, **how)
 
-    monkeypatch.setattr(attention, "scaled_dot_product_attention", watch)
+    monkeypatch.setattr(functional, "scaled_dot_product_attention", watch)
     monkeypatch.delattr(attention, "sdpa_mask")
     pooled("mean", packed, ids, mask)
     lengths = set(mask.sum(1).tolist())
