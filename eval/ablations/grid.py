@@ -19,8 +19,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from simcse_kit.data.rows import did_you_mean
 from simcse_kit.errors import UserError
-from simcse_kit.train.recipe import PoolingName, Recipe
+from simcse_kit.train.recipe import Recipe
 from simcse_kit.train.recipe_file import load_recipe
+from simcse_kit.train.sections import PoolingName
 
 FOLDER = Path(__file__).with_name("grids")
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"

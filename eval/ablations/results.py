@@ -16,7 +16,7 @@ from eval.ablations.grid import DataKind
 from eval.ablations.statistics import Difference
 from simcse_kit.errors import UserError
 from simcse_kit.output import replacing
-from simcse_kit.train.recipe import PoolingName
+from simcse_kit.train.sections import PoolingName
 
 
 class _Entry(BaseModel):

@@ -16,7 +16,8 @@ from simcse_kit.errors import UserError
 from simcse_kit.evaluate.results import RECORDED_PACKAGES, package_versions
 from simcse_kit.locate import locate
 from simcse_kit.train.provenance import commit
-from simcse_kit.train.recipe import PoolingName, Recipe
+from simcse_kit.train.recipe import Recipe
+from simcse_kit.train.sections import PoolingName
 
 
 @dataclass(frozen=True)

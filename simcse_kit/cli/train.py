@@ -38,8 +38,8 @@ def simcse_train(
     The best model, the resolved recipe, run.json and metrics.jsonl go to the recipe's output_dir. On several GPUs:
     accelerate launch -m simcse_kit.cli.train RECIPE.yaml
     """
-    from simcse_kit.train.recipe import stage_recipes
     from simcse_kit.train.recipe_file import load_recipe
+    from simcse_kit.train.stages import stage_recipes
 
     runs = stage_recipes(load_recipe(recipe, overrides))
     if check:

@@ -18,7 +18,7 @@ from simcse_kit.data.readers import expand, read_columns
 from simcse_kit.data.sts import load_evaluation
 from simcse_kit.errors import UserError
 from simcse_kit.objectives.settings import PooledObjectiveSection
-from simcse_kit.train.recipe import DataSection, TrainSection
+from simcse_kit.train.sections import DataSection, TrainSection
 
 
 @dataclass(frozen=True)

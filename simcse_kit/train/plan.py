@@ -9,10 +9,11 @@ from simcse_kit.data.sts_texts import STS_TEXTS
 from simcse_kit.encoder import SentenceEncoder
 from simcse_kit.locate import find_local
 from simcse_kit.train.batches import Schedule, TrainingRows, check_classes, read_rows
-from simcse_kit.train.loop import open_encoder
-from simcse_kit.train.recipe import EvaluationSection, ModelSection, Recipe, ReportSection, ViewSection
+from simcse_kit.train.loop import open_encoder, open_masked_lm
+from simcse_kit.train.recipe import Recipe
 from simcse_kit.train.report import open_task
 from simcse_kit.train.rundir import RunDirectory
+from simcse_kit.train.sections import EvaluationSection, ModelSection, ReportSection, ViewSection
 from simcse_kit.train.views import Views
 
 _SAMPLE = 1_000
@@ -43,6 +44,8 @@ def describe(recipe: Recipe, *, start: str | None = None) -> list[str]:
         Views(recipe)
     model = recipe.model.model_copy(update={"name": start or recipe.model.name})
     encoder = open_encoder(recipe.model_copy(update={"model": model})) if _is_here(model) else None
+    if encoder is not None:
+        open_masked_lm(recipe, encoder)
     often = f"every {recipe.evaluation.every} steps and " if recipe.evaluation.every else ""
     lines = {
         "data": _describe_rows(recipe, rows),
@@ -126,7 +129,9 @@ def _describe_cost(recipe: Recipe, rows: TrainingRows, encoder: SentenceEncoder)
     width = 1 if recipe.train.precision != "fp32" else 2
     layer = longest * config.hidden_size * (34 + 5 * config.num_attention_heads * longest / config.hidden_size)
     activations = width * layer * config.num_hidden_layers * views * batch
-    weights = _BYTES_PER_PARAMETER * sum(p.numel() for p in encoder.parameters() if p.requires_grad)
+    weights = (
+        recipe.train.encoders * _BYTES_PER_PARAMETER * sum(p.numel() for p in encoder.parameters() if p.requires_grad)
+    )
     return (
         f"about {mean:.0f} tokens a text, {tokens:,.0f} a step; "
         f"memory about {(weights + activations) / 2**30:.1f} GiB (a guess, over all processes)"

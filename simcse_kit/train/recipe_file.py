@@ -14,7 +14,8 @@ from pydantic import BaseModel, ValidationError
 from simcse_kit.augment.embedding import EMBEDDING_AUGMENTATIONS
 from simcse_kit.errors import UserError
 from simcse_kit.objectives.settings import SECTIONS
-from simcse_kit.train.recipe import Recipe, merge, stage_contents
+from simcse_kit.train.recipe import Recipe
+from simcse_kit.train.stages import merge, stage_contents
 
 
 def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:

@@ -10,7 +10,7 @@ from simcse_kit.data.sts import StsTask, load_evaluation
 from simcse_kit.encoder import SentenceEncoder
 from simcse_kit.errors import UserError
 from simcse_kit.evaluate.sts import correlate, score_sts
-from simcse_kit.train.recipe import EvaluationSection, ReportSection
+from simcse_kit.train.sections import EvaluationSection, ReportSection
 
 
 @dataclass(frozen=True)

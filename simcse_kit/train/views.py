@@ -22,7 +22,8 @@ from simcse_kit.objectives.masked_lm import MaskedLM, MaskedTokens
 from simcse_kit.template import MASK_TEMPLATE
 from simcse_kit.train import distributed
 from simcse_kit.train.batches import TrainingRows
-from simcse_kit.train.recipe import Recipe, ViewSection
+from simcse_kit.train.recipe import Recipe
+from simcse_kit.train.sections import ViewSection
 from simcse_kit.train.weighted import WeightedObjectives
 
 # Tokens, padding included, in a group of rows of like length.
@@ -239,13 +240,13 @@ class MergedForward(nn.Module):
             return [distributed.gather_rows(view[: batch.own].float(), batch.total) for view in views]
 
         clean = gathered([vectors[place] for place in firsts])
+        with torch.no_grad():
+            others = gathered(self._encode(way, firsts, batch)) if attack.of == "views" else clean
         with torch.autocast(batch.ids.device.type, enabled=False):
-            if attack.of == "labels":
-                loss = self._of_labels(clean, batch.labels)
-            else:
-                with torch.no_grad():
-                    others = gathered(self._encode(way, firsts, batch))
+            if attack.of == "views":
                 loss = self._of_views([list(pair) for pair in zip(clean, others, strict=True)])
+            else:
+                loss = self._of_labels(clean, batch.labels)
         # The mean over the rows might vanish in half precision; their sum has the same direction.
         moved = recorded + adversarial_noise(loss * batch.total, recorded, attack.noise_norm)
         by_place = dict(zip(self._passes[way], moved.chunk(len(self._passes[way])), strict=True))

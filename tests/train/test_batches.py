@@ -6,7 +6,7 @@ from simcse_kit.data.nli import tuples_from_pairs
 from simcse_kit.data.sts import load_sts_file
 from simcse_kit.errors import UserError
 from simcse_kit.train.batches import Schedule, read_rows
-from simcse_kit.train.recipe import DataSection, TrainSection
+from simcse_kit.train.sections import DataSection, TrainSection
 
 
 def schedule(rows=22, *, shuffle=True, seed=5, **train):

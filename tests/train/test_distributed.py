@@ -20,8 +20,9 @@ from simcse_kit import SentenceEncoder
 from simcse_kit.objectives import masked_lm
 from simcse_kit.train.distributed import share
 from simcse_kit.train.loop import prepare, train
-from simcse_kit.train.recipe import Recipe, stage_recipes
+from simcse_kit.train.recipe import Recipe
 from simcse_kit.train.rundir import RunDirectory
+from simcse_kit.train.stages import stage_recipes
 
 PROCESSES = 2
 

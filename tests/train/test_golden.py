@@ -12,9 +12,10 @@ import pytest
 from small_files import WORDS, write_csv
 
 from simcse_kit.train.loop import prepare, train
-from simcse_kit.train.recipe import Recipe, merge, stage_recipes
+from simcse_kit.train.recipe import Recipe
 from simcse_kit.train.recipe_file import load_recipe
 from simcse_kit.train.rundir import RunDirectory
+from simcse_kit.train.stages import merge, stage_recipes
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = Path(__file__).with_name("golden_losses.json")

@@ -4,8 +4,8 @@ import pytest
 import yaml
 
 from simcse_kit.errors import UserError
-from simcse_kit.train.recipe import stage_recipes
 from simcse_kit.train.recipe_file import load_recipe
+from simcse_kit.train.stages import stage_recipes
 
 RECIPES = sorted((Path(__file__).resolve().parents[2] / "recipes").glob("*.yaml"))
 LEAST = {"model": {"name": "m"}, "data": {"train": "t.txt"}, "output_dir": "out"}
