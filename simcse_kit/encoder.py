@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Sized
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from simcse_kit import backbone as hf
+from simcse_kit.attention import packed_states, use_packed_attention
 from simcse_kit.batching import length_sorted_batches, pad, windows
 from simcse_kit.errors import UserError
 from simcse_kit.locate import DEFAULT_MODEL, locate
 from simcse_kit.modules import Dense, Layout, read_layout, write_layout
+from simcse_kit.packing import Packing, packed_batches
 from simcse_kit.pooling import POOLINGS
 from simcse_kit.template import MASK_TEMPLATE
 from simcse_kit.tokenization import template_tokens, with_lower_casing, with_mask_template
@@ -156,6 +158,15 @@ class SentenceEncoder(nn.Module):
         return layers[-1].linear.out_features if layers else int(self.backbone.config.hidden_size)
 
     @property
+    def packs(self) -> bool:
+        """Whether batches are computed without their padding: on a CPU, by the families that can (found out once)."""
+        return self.device.type == "cpu" and self._backbone_packs
+
+    @cached_property
+    def _backbone_packs(self) -> bool:
+        return use_packed_attention(self.backbone)
+
+    @property
     def pad_id(self) -> int:
         """The id that fills up short rows; any will do for a tokenizer without one, as it is masked."""
         return int(self.tokenizer.pad_token_id or 0)
@@ -190,16 +201,17 @@ class SentenceEncoder(nn.Module):
 
     def pool(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """The pooled states of token ids, before any layer behind the pooling; as ``forward`` else."""
-        pooling = POOLINGS[self.pooling]
-        outputs = self.backbone(
-            input_ids=input_ids, attention_mask=attention_mask, output_hidden_states=len(pooling.layers) > 1
-        )
-        hidden = outputs.hidden_states if len(pooling.layers) > 1 else (outputs.last_hidden_state,)
-        mask = attention_mask
+        pooling, mask = POOLINGS[self.pooling], attention_mask
         if self.pooling == "mask":
             mask = attention_mask * (input_ids == self.tokenizer.mask_token_id)
-        pooled: Tensor = pooling(hidden, mask)
-        return pooled
+        all_layers = len(pooling.layers) > 1
+        if self.packs:
+            packing = Packing(attention_mask)
+            states = packed_states(self.backbone, input_ids, packing, all_layers=all_layers)
+            groups = packing.by_length(packing.pack(mask), *states)
+            return packing.in_order(torch.cat([pooling(hidden, kept) for kept, *hidden in groups]))
+        outputs = self.backbone(input_ids=input_ids, attention_mask=attention_mask, output_hidden_states=all_layers)
+        return pooling(outputs.hidden_states if all_layers else (outputs.last_hidden_state,), mask)
 
     def project(self, vectors: Tensor) -> Tensor:
         """What follows the pooling, [B, width of the backbone] -> [B, D]: the model's layers and the head."""
@@ -365,7 +377,8 @@ class SentenceEncoder(nn.Module):
     def _encode_window(self, sentences: list[str], max_length: int, budget: int, unit: bool) -> NDArray[np.float32]:
         tokens = self.tokenize(sentences, max_length)
         vectors = torch.empty(len(tokens), self.dimension)
-        for rows in length_sorted_batches([len(row) for row in tokens], budget):
+        batches = packed_batches if self.packs else length_sorted_batches
+        for rows in batches([len(row) for row in tokens], budget):
             ids, mask = pad([tokens[row] for row in rows], self.pad_id)
             batch = self(ids.to(self.device), mask.to(self.device)).float()
             vectors[rows] = (nn.functional.normalize(batch, dim=-1) if unit else batch).cpu()

@@ -247,6 +247,7 @@ def test_code_that_a_model_brings_is_run_only_when_trusted(copied, tiny_checkpoi
 
 def attention_probabilities(monkeypatch, encoder):
     """Run the encoder on one batch without padding; returns the attention probabilities after dropout, [L, ...]."""
+    assert encoder.packs  # found out before anything is counted
     attend, seen = functional.scaled_dot_product_attention, []
 
     def spy(query, key, value, *arguments, **options):

@@ -18,6 +18,7 @@ from transformers.utils.generic import ModelOutput
 
 from simcse_kit.augment.embedding import EmbeddingAugmentation
 from simcse_kit.errors import UserError
+from simcse_kit.packing import Packing
 
 _Stage = Callable[[EmbeddingAugmentation, Tensor, Tensor], Tensor]
 _DrawnView = tuple[EmbeddingAugmentation, Tensor] | None
@@ -52,6 +53,7 @@ class EmbeddingAugmenter:
         self._padding_idx = getattr(getattr(embeddings, "position_embeddings", None), "padding_idx", None)
         self._views: list[_DrawnView] = []
         self._recorded: list[Tensor] | None = None
+        self._packing: Packing | None = None
         backbone.register_forward_pre_hook(self._change_inputs, with_kwargs=True)
         embeddings.register_forward_hook(self._change_embeddings)
         backbone.register_forward_hook(self._change_outputs)
@@ -110,6 +112,7 @@ class EmbeddingAugmenter:
     def _change_inputs(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        self._packing = kwargs.get("packing")
         if not (self._views and module.training):
             return None
         changed = {
@@ -117,8 +120,10 @@ class EmbeddingAugmenter:
             "input_ids": self._by_view(lambda view, rows, drawn: view.on_ids(rows, drawn), kwargs["input_ids"]),
         }
         if self._padding_idx is not None:
-            mask = kwargs["attention_mask"]
-            own = mask.cumsum(dim=1) * mask + self._padding_idx
+            own = kwargs.get("position_ids")
+            if own is None:
+                mask = kwargs["attention_mask"]
+                own = mask.cumsum(dim=1) * mask + self._padding_idx
             positions = self._by_view(lambda view, rows, drawn: view.on_positions(rows, drawn), own)
             if positions is not own:
                 changed["position_ids"] = positions
@@ -127,8 +132,11 @@ class EmbeddingAugmenter:
     def _change_embeddings(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         if self._views and module.training:
             output = self._by_view(lambda view, rows, drawn: view.on_embeddings(rows, drawn), output)
-        if self._recorded is not None:
-            self._recorded.append(output)
+        # Not that of the encoder's self-check, which has no gradients.
+        if self._recorded is not None and output.requires_grad:
+            padded = output if self._packing is None else self._packing.pad(output)
+            self._recorded.append(padded)
+            output = padded if self._packing is None else self._packing.pack(padded)
         return output
 
     def _change_outputs(self, module: nn.Module, args: tuple[Any, ...], output: ModelOutput) -> None:
@@ -145,13 +153,19 @@ class EmbeddingAugmenter:
                 output[name] = self._by_view(lambda view, rows, drawn: view.on_states(rows, drawn), states)
 
     def _by_view(self, stage: _Stage, batch: Tensor) -> Tensor:
-        """Put each view's rows through a stage of its augmentation; the very same tensor where none changes it."""
-        blocks = batch.chunk(len(self._views))
+        """Put each view's rows through a stage of its augmentation; the very same tensor where none changes it.
+
+        The rows of a packed batch are padded for it, and packed again.
+        """
+        padded = batch if self._packing is None else self._packing.pad(batch)
+        blocks = padded.chunk(len(self._views))
         changed = [
             block if drawn is None else stage(drawn[0], block, drawn[1])
             for block, drawn in zip(blocks, self._views, strict=True)
         ]
-        return batch if all(new is old for new, old in zip(changed, blocks, strict=True)) else torch.cat(changed)
+        if all(new is old for new, old in zip(changed, blocks, strict=True)):
+            return batch
+        return torch.cat(changed) if self._packing is None else self._packing.pack(torch.cat(changed))
 
 
 @dataclass(frozen=True, eq=False)

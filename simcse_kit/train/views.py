@@ -264,7 +264,8 @@ class MergedForward(nn.Module):
         ids, mask = (torch.cat([part.chunk(len(self._blocks))[place] for place in places]) for part in batch[:2])
         with nullcontext() if way.dropout else without_dropout(encoder):
             if augmenter is None:
-                pooled = _by_length(encoder.pool, ids, mask) if ids.device.type == "cpu" else encoder.pool(ids, mask)
+                pads = ids.device.type == "cpu" and not encoder.packs
+                pooled = _by_length(encoder.pool, ids, mask) if pads else encoder.pool(ids, mask)
             else:
                 with augmenter.augment(given or [self._blocks[place].embedding for place in places], mask):
                     pooled = encoder.pool(ids, mask)

@@ -28,6 +28,7 @@ class Watched:
 
     def __init__(self, checkpoint, **options):
         self.encoder = SentenceEncoder.from_pretrained(checkpoint, device="cpu", **{"dropout": 0.0, **options}).train()
+        self.encoder._backbone_packs = False  # what is watched is padded
         self.backbone = self.encoder.backbone
         self.clean = self.augmented = self.inputs = None
         self.backbone.embeddings.register_forward_hook(self._note_clean)
@@ -127,6 +128,28 @@ def test_a_cutoff_zeroes_what_it_should_and_leaves_the_attention_mask(watched, s
         expected = alone(watched.encoder, ids[row, :n], cut)
         assert (vectors[1, row] - expected).abs().max() < 1e-5
     assert (vectors[1] - vectors[0]).abs().amax(dim=1)[mask.sum(1) > 2].min() > 1e-3
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_views_are_the_same_whether_the_encoder_packs_or_pads(tiny_checkpoint, opened, sentences, family):
+    packing = SentenceEncoder.from_pretrained(tiny_checkpoint(family), device="cpu", dropout=0.0).train()
+    padding, augmenter = opened[family].fresh(), EmbeddingAugmenter(packing.backbone)
+    ids, mask = padding.batch(sentences[::2])
+    expected = padding.views([None, *ALL], ids, mask)
+    torch.manual_seed(0)
+    with augmenter.augment([None, *ALL], mask.repeat(len(ALL) + 1, 1)), augmenter.recording() as recorded:
+        found = packing(ids.repeat(len(ALL) + 1, 1), mask.repeat(len(ALL) + 1, 1))
+    assert packing.packs == (family not in ("deberta-v2", "mpnet"))
+    assert (found - expected.flatten(0, 1)).abs().max() < 1e-5
+    real = mask.repeat(len(ALL) + 1, 1).bool()
+    assert (recorded[0] - padding.augmented)[real].abs().max() < 1e-5
+    weights = torch.randn(found.shape)
+    gradients = [
+        torch.autograd.grad((v * weights).sum(), [*e.backbone.embeddings.parameters()])
+        for v, e in ((found, packing), (expected.flatten(0, 1), padding.encoder))
+    ]
+    for one, other in zip(*gradients, strict=True):
+        assert (one - other).abs().max() < 1e-4 * other.abs().max()
 
 
 def test_clean_rows_of_a_mixed_batch_are_those_of_a_clean_one(watched, sentences):
