@@ -24,12 +24,11 @@ def test_the_recipe_of_the_readme_shows_every_key_with_its_default():
     shown = yaml.safe_load(re.search(r"```yaml\n(.*?)```", README, re.S)[1])
     assert shown.pop("extends") is None
     recipe = Recipe.model_validate(shown).model_dump()
-    keys_with_one_value = {"chunk_size"}
     for section, content in shown.items():
         full = recipe[section]
         defaults = {name: field.default for name, field in Recipe.model_fields.items()}[section]
         if isinstance(content, dict):
-            rest = set(full) - set(content) - keys_with_one_value
+            rest = set(full) - set(content)
             assert rest <= {"revision", "allow_pickle", "trust_remote_code"}
             model = type(getattr(Recipe.model_validate(shown), section))
             for key, value in full.items():

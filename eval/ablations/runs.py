@@ -19,7 +19,8 @@ from simcse_kit.errors import UserError
 from simcse_kit.evaluate.measure import Plan, describe, measure
 from simcse_kit.evaluate.results import averages
 from simcse_kit.evaluate.systems import open_system
-from simcse_kit.train.loop import prepare, train
+from simcse_kit.train.loop import train
+from simcse_kit.train.prepare import prepare
 from simcse_kit.train.recipe import Recipe
 from simcse_kit.train.rundir import RunDirectory
 

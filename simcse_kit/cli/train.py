@@ -70,7 +70,8 @@ def _train_all(runs: list[Recipe], *, resume: bool, overwrite: bool, quiet: bool
 
 
 def _train(recipe: Recipe, *, resume: bool, overwrite: bool, quiet: bool) -> int:
-    from simcse_kit.train.loop import prepare, train
+    from simcse_kit.train.loop import train
+    from simcse_kit.train.prepare import prepare
     from simcse_kit.train.report import open_task, report_on
     from simcse_kit.train.rundir import RunDirectory
 

@@ -36,6 +36,16 @@ class MaskedTokens(NamedTuple):
     places: Tensor
     targets: Tensor
 
+    def of_rows(self, rows: Tensor) -> MaskedTokens:
+        """Some rows of the batch, [n] indices."""
+        tokens = torch.zeros_like(self.ids, dtype=torch.long).flatten()
+        tokens[self.places] = self.targets
+        hidden = torch.zeros_like(tokens, dtype=torch.bool)
+        hidden[self.places] = True
+        hidden, tokens = (each.view_as(self.ids)[rows].flatten() for each in (hidden, tokens))
+        places = hidden.nonzero().squeeze(1)
+        return MaskedTokens(self.ids[rows], places, tokens[places])
+
 
 class MaskedLM(nn.Module):
     """Predicts masked tokens with the checkpoint's own head on top of the encoder that is trained.

@@ -10,51 +10,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list
 from torch import nn
 
 from simcse_kit.data.overlap import read_fingerprints, write_fingerprints
 from simcse_kit.data.sts import StsTask
 from simcse_kit.encoder import SentenceEncoder
-from simcse_kit.errors import UserError
 from simcse_kit.evaluate.sts import score_sts
-from simcse_kit.objectives.masked_lm import MaskedLM
 from simcse_kit.progress import progress_display
 from simcse_kit.train import distributed
-from simcse_kit.train.batches import Schedule, TrainingRows, check_classes, read_rows
+from simcse_kit.train.gradients import Gradients
 from simcse_kit.train.interpolation import Interpolation
 from simcse_kit.train.optim import adamw, learning_rate
+from simcse_kit.train.prepare import Prepared
 from simcse_kit.train.provenance import run_record
 from simcse_kit.train.recipe import Recipe
-from simcse_kit.train.report import open_task
 from simcse_kit.train.rundir import Checkpoint, Progress, RunDirectory
 from simcse_kit.train.signals import stop_signals
-from simcse_kit.train.views import MergedForward, Views
-from simcse_kit.train.weighted import WeightedObjectives
+from simcse_kit.train.views import MergedForward
 
 # A checkpoint every so many steps where the recipe leaves train.save_every open.
 _SAVE_EVERY = 500
 # Processes agree about an interruption every so many steps, since asking waits for the device.
 _ASK_EVERY = 10
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """Everything a run needs, opened and checked, before anything is written; `encoder` is what it leaves behind."""
-
-    recipe: Recipe
-    accelerator: Accelerator
-    encoder: SentenceEncoder
-    second: SentenceEncoder | None
-    masked_lm: MaskedLM | None
-    objective: WeightedObjectives
-    views: Views
-    rows: TrainingRows
-    schedule: Schedule
-    task: StsTask | None
 
 
 @dataclass(frozen=True)
@@ -70,80 +48,6 @@ class Outcome:
     progress: Progress
     encoder: SentenceEncoder
     interrupted: bool
-
-
-def prepare(recipe: Recipe) -> Prepared:
-    """Open the model and read all data of a recipe.
-
-    Raises:
-        UserError: If any of it is not as it should be.
-    """
-    rows = read_rows(recipe.data, recipe.seed)
-    check_classes(rows, recipe.pooled)
-    schedule = Schedule.of(len(rows), recipe.train, shuffle=recipe.data.shuffle, seed=recipe.seed)
-    task = open_task(recipe.evaluation)
-    views = Views(recipe)
-    accelerator = open_accelerator(recipe)
-    encoder = open_encoder(recipe, accelerator.device)
-    second = open_encoder(recipe, accelerator.device) if recipe.train.encoders == 2 else None
-    masked_lm = open_masked_lm(recipe, encoder)
-    objective = WeightedObjectives(recipe, width=encoder.dimension).to(accelerator.device)
-    return Prepared(recipe, accelerator, encoder, second, masked_lm, objective, views, rows, schedule, task)
-
-
-def open_accelerator(recipe: Recipe) -> Accelerator:
-    """The processes and the device of a run, at the recipe's precision.
-
-    Raises:
-        UserError: If there is no device for this precision.
-    """
-    # It would remember the precision of an earlier run in this interpreter, and refuse another one.
-    AcceleratorState._reset_state()
-    precision = recipe.train.precision
-    try:
-        # Left to itself without a GPU, it makes of several launched processes as many runs on their own.
-        accelerator = Accelerator(mixed_precision=_PRECISIONS[precision], cpu=not torch.accelerator.is_available())
-    except ValueError as error:
-        raise UserError(f"train.precision: {precision} is not to be had here ({error})") from None
-    if precision == "fp16" and accelerator.scaler is None:  # it would train in fp32 without a word
-        raise UserError(f"train.precision: fp16 needs a GPU, and this is {accelerator.device.type}; use bf16 or fp32")
-    return accelerator
-
-
-def open_encoder(recipe: Recipe, device: torch.device | None = None) -> SentenceEncoder:
-    """The untrained encoder of a recipe, with its head.
-
-    Raises:
-        UserError: If the model cannot be opened as the recipe says.
-    """
-    model = recipe.model
-    encoder = SentenceEncoder.from_pretrained(
-        model.name,
-        pooling=model.pooling,
-        device=device,
-        dropout=model.dropout,
-        revision=model.revision,
-        allow_pickle=model.allow_pickle,
-        trust_remote_code=model.trust_remote_code,
-        template=model.template,
-    )
-    encoder.check_max_length(model.max_length)
-    if model.head == "mlp":
-        torch.manual_seed(recipe.seed)
-        encoder.add_head(keep=model.keep_head)
-    return encoder
-
-
-def open_masked_lm(recipe: Recipe, encoder: SentenceEncoder) -> MaskedLM | None:
-    """What predicts masked tokens, if a recipe has that objective; a new head is drawn by its seed.
-
-    Raises:
-        UserError: If the encoder's family has no such head, or its tokenizer no mask token.
-    """
-    if recipe.masked_lm is None:
-        return None
-    torch.manual_seed(recipe.seed)
-    return MaskedLM(encoder, rate=recipe.masked_lm.rate)
 
 
 def train(  # noqa: C901 - one function that reads top to bottom
@@ -184,6 +88,7 @@ def train(  # noqa: C901 - one function that reads top to bottom
         run.check_same_data(record["data"])
     forward = MergedForward(recipe, encoder, views, objective, second=prepared.second, masked_lm=masked_lm)
     model, optimizer = accelerator.prepare(forward, optimizer)
+    gradients = Gradients(prepared, model)
     started = time.perf_counter() - progress.seconds
     if task is not None and progress.step == 0:
         progress.before = _evaluate(encoder, task, step=0)
@@ -204,29 +109,21 @@ def train(  # noqa: C901 - one function that reads top to bottom
                 group["lr"] = lr
             progress.step += 1
 
-            random = seed_step(recipe.seed, progress.step, accelerator.process_index)
-            batch = views.collate(encoder, prepared.rows, rows, random, masked_lm).to(device)
-            model.train()
-            vectors, token_losses = model(batch)
-            blocks = [distributed.gather_rows(block[: batch.own], batch.total) for block in vectors]
-            loss, terms = objective(views.arrange(blocks), batch.labels, token_losses)
-            accelerator.backward(loss * accelerator.num_processes)
-            distributed.share_gradients(objective.parameters())
+            loss = gradients.compute(rows, progress.step)
             grad_norm = accelerator.clip_grad_norm_(trained.parameters(), settings.max_grad_norm or float("inf"))
             optimizer.step()
             optimizer.zero_grad()
 
             if progress.step % settings.log_every == 0:
-                tokens = distributed.sum_over_processes(batch.mask.sum() * bool(batch.own))
                 line = {
                     "kind": "train",
                     "step": progress.step,
                     "epoch": progress.step / schedule.steps_per_epoch,
-                    "loss": loss.detach(),
-                    "terms": {name: term.detach() for name, term in terms.items()},
+                    "loss": loss.value,
+                    "terms": loss.terms,
                     "lr": lr,
                     "grad_norm": grad_norm,
-                    "tokens": tokens,
+                    "tokens": loss.tokens,
                     "seconds": time.perf_counter() - clock,
                 }
                 if main:
@@ -270,21 +167,6 @@ def train(  # noqa: C901 - one function that reads top to bottom
     code = recipe.model.trust_remote_code
     best = SentenceEncoder.from_pretrained(run.path, device=device, trust_remote_code=code) if main else encoder
     return Outcome(progress, best, interrupted)
-
-
-def seed_step(seed: int, step: int, process: int) -> torch.Generator:
-    """Make every random draw of a step depend on the seed, the step and the process alone.
-
-    Returns:
-        A CPU generator for what is drawn before the forward pass (augmentations of the text); dropout and augmentations
-        of embeddings draw from torch's own.
-    """
-    own = (seed * 1_000_003 + step) * 1_009 + process
-    torch.manual_seed(own)
-    return torch.Generator().manual_seed(own)
-
-
-_PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 
 
 def _learning_rate(recipe: Recipe, done: int, steps: int) -> float:

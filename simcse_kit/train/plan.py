@@ -9,7 +9,7 @@ from simcse_kit.data.sts_texts import STS_TEXTS
 from simcse_kit.encoder import SentenceEncoder
 from simcse_kit.locate import find_local
 from simcse_kit.train.batches import Schedule, TrainingRows, check_classes, read_rows
-from simcse_kit.train.loop import open_encoder, open_masked_lm
+from simcse_kit.train.prepare import open_encoder, open_masked_lm
 from simcse_kit.train.recipe import Recipe
 from simcse_kit.train.report import open_task
 from simcse_kit.train.rundir import RunDirectory

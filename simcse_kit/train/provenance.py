@@ -13,7 +13,7 @@ from simcse_kit.data.readers import data_sha256
 from simcse_kit.evaluate.results import package_versions
 
 if TYPE_CHECKING:
-    from simcse_kit.train.loop import Prepared
+    from simcse_kit.train.prepare import Prepared
 
 _LIBRARIES = ("torch", "transformers", "tokenizers", "accelerate", "numpy")
 

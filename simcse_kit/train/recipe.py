@@ -92,6 +92,8 @@ class Recipe(Section):
             )
             and all(objective.labels is None for objective in self.pooled),
             "views: only one view may be adversarial": len(attacks) > 1,
+            "views: adversarial needs the loss of the whole batch, so train.chunk_size must be null": bool(attacks)
+            and self.train.chunk_size is not None,
             "views: adversarial starts from the first view, so train.encoders must be 1": bool(attacks)
             and self.train.encoders == 2,
             "views: no objective compares the views of a text, so only the first would be used": len(self.views) > 1

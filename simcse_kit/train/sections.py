@@ -184,11 +184,12 @@ class TrainSection(Section):
     ``trained_share`` below 1 mixes the weights that training began with into what is evaluated and saved: less is
     gained on the data, and less forgotten (WiSE-FT; 0.5 is a good guess).
 
-    ``chunk_size`` is a key of the format that takes its default only.
+    ``chunk_size`` rows of a process are encoded at a time (GradCache), whatever the batch is; null tries the whole
+    batch and, out of memory, ever smaller chunks.
     """
 
     batch_size: Annotated[int, Field(ge=1)] = 64
-    chunk_size: None = None
+    chunk_size: Annotated[int, Field(ge=1)] | None = None
     encoders: Literal[1, 2] = 1
     epochs: Annotated[float, Field(gt=0.0)] = 1
     max_steps: Annotated[int, Field(ge=1)] | None = None

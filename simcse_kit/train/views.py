@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from simcse_kit.augment.augmenter import EmbeddingAugmenter, GivenEmbeddings, adversarial_noise
 from simcse_kit.augment.embedding import Adversarial, EmbeddingAugmentation
@@ -78,6 +79,21 @@ class Batch(NamedTuple):
     labels: Tensor | None
     own: int
     total: int
+
+    def chunks(self, views: int, rows: int | None) -> list[Batch]:
+        """The batch in parts of at most so many of its rows (None: whole), each with all K views of them."""
+        seen = torch.arange(len(self.ids)).view(views, -1)
+        if rows is None or rows >= seen.shape[1]:
+            return [self]
+        parts = [part.flatten() for part in torch.split(seen, rows, dim=1)]
+        return [
+            self._replace(
+                ids=self.ids[part],
+                mask=self.mask[part],
+                masked=None if self.masked is None else self.masked.of_rows(part),
+            )
+            for part in parts
+        ]
 
     def to(self, device: torch.device) -> Batch:
         """The batch on a device; from pinned memory a GPU fetches it while it is still at the step before."""
@@ -199,19 +215,33 @@ class MergedForward(nn.Module):
             if not block.view.adversarial:
                 self._passes.setdefault(_way(block), []).append(place)
 
-    def forward(self, batch: Batch) -> tuple[list[Tensor], dict[str, Tensor]]:
+    def forward(self, chunks: Sequence[Batch]) -> tuple[list[Tensor], dict[str, Tensor]]:
         """Encode a batch.
+
+        Args:
+            chunks: The batch whole, or in parts; of several parts no activations are kept, and each is encoded once
+                more, with the same draws, when gradients flow back to it.
 
         Returns:
             The vectors of each block's rows, K of [N, D] (none where no objective is on vectors), and the losses of
             token objectives by name, over all processes.
         """
-        losses: dict[str, Tensor] = {}
-        vectors = self._encode_views(batch)
-        if self.masked_lm is not None and batch.masked is not None:
-            total = self.masked_lm(self._encoders[0], batch.masked, batch.mask)
-            losses["mlm"] = distributed.mean_over_processes(total, len(batch.masked.places))
+        if len(chunks) == 1:
+            found = [self._encode_chunk(chunks[0])]
+        else:
+            found = [checkpoint(self._encode_chunk, chunk, use_reentrant=False) for chunk in chunks]
+        vectors = [torch.cat(parts) for parts in zip(*(vectors for vectors, _ in found), strict=True)]
+        totals = [total for _, total in found if total is not None]
+        hidden = sum(len(chunk.masked.places) for chunk in chunks if chunk.masked is not None)
+        losses = {"mlm": distributed.mean_over_processes(torch.stack(totals).sum(), hidden)} if totals else {}
         return vectors, losses
+
+    def _encode_chunk(self, batch: Batch) -> tuple[list[Tensor], Tensor | None]:
+        """The vectors of each block, and the sum of the hidden tokens' losses, if any are predicted."""
+        vectors = self._encode_views(batch)
+        if self.masked_lm is None or batch.masked is None:
+            return vectors, None
+        return vectors, self.masked_lm(self._encoders[0], batch.masked, batch.mask)
 
     def _encode_views(self, batch: Batch) -> list[Tensor]:
         vectors: list[Tensor] = [batch.ids] * len(self._blocks)

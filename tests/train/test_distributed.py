@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from simcse_kit import SentenceEncoder
 from simcse_kit.objectives import masked_lm
 from simcse_kit.train.distributed import share
-from simcse_kit.train.loop import prepare, train
+from simcse_kit.train.loop import train
+from simcse_kit.train.prepare import prepare
 from simcse_kit.train.recipe import Recipe
 from simcse_kit.train.rundir import RunDirectory
 from simcse_kit.train.stages import stage_recipes

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from small_files import WORDS, write_csv
 
-from simcse_kit.train.loop import prepare, train
+from simcse_kit.train.loop import train
+from simcse_kit.train.prepare import prepare
 from simcse_kit.train.recipe import Recipe
 from simcse_kit.train.recipe_file import load_recipe
 from simcse_kit.train.rundir import RunDirectory

@@ -15,7 +15,9 @@ from simcse_kit.data.sts import load_evaluation
 from simcse_kit.errors import UserError
 from simcse_kit.evaluate.sts import score_sts
 from simcse_kit.objectives import info_nce, nt_xent
-from simcse_kit.train.loop import open_encoder, prepare, seed_step, train
+from simcse_kit.train.gradients import seed_step
+from simcse_kit.train.loop import train
+from simcse_kit.train.prepare import open_encoder, prepare
 from simcse_kit.train.recipe import Recipe
 from simcse_kit.train.rundir import RunDirectory
 from simcse_kit.train.signals import stop_signals

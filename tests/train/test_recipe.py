@@ -180,7 +180,7 @@ def test_all_errors_come_at_once_each_with_its_key(write):
         (["objectives.0.temperature=0"], "objectives.0.temperature: "),
         (["model.dropout=1"], "model.dropout: "),
         (["model.pooling=sum"], "model.pooling: "),
-        (["train.chunk_size=8"], "train.chunk_size: "),
+        (["train.chunk_size=0"], "train.chunk_size: "),
         (["train.encoders=3"], "train.encoders: "),
         (["stages=[{train: {lr: -1}}]"], "stages.0.train.lr: "),
         (["stages=[{}, {trian: {}}]"], "stages.1.trian: unknown key; did you mean 'train'?"),

@@ -15,7 +15,8 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 
 from simcse_kit.locate import locate
-from simcse_kit.train.loop import prepare, train
+from simcse_kit.train.loop import train
+from simcse_kit.train.prepare import prepare
 from simcse_kit.train.recipe import Recipe
 from simcse_kit.train.rundir import RunDirectory
 

@@ -1,0 +1,93 @@
+"""From a step's rows to its gradients, in chunks where the batch does not fit into memory.
+
+The vectors of all chunks are computed first, and from them the loss of the whole batch; on the way back each chunk is
+encoded once more, with the same draws, and only then are its activations there. So a batch of any size takes the memory
+of one chunk and gives the gradient of the whole: GradCache (Gao et al. 2021, arXiv:2101.06983), by torch's
+checkpointing of each chunk.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from simcse_kit.errors import UserError
+from simcse_kit.train import distributed
+from simcse_kit.train.prepare import Prepared
+
+
+class Loss(NamedTuple):
+    """The loss of a step, whose gradients are there.
+
+    Attributes:
+        value: The weighted sum, a scalar.
+        terms: Each objective's, before weighting.
+        tokens: Of the texts of all processes, a scalar.
+    """
+
+    value: Tensor
+    terms: dict[str, Tensor]
+    tokens: Tensor
+
+
+class Gradients:
+    """Computes the gradients of a step, in ever smaller chunks until they fit."""
+
+    def __init__(self, prepared: Prepared, model: nn.Module) -> None:
+        """Take what a run has prepared, and its forward pass, wrapped for precision and distribution."""
+        recipe = prepared.recipe
+        self.chunk_size = recipe.train.chunk_size
+        self._prepared, self._model = prepared, model
+        # One process alone cannot begin a step again; an adversarial view needs the loss of the whole batch first.
+        self._can_split = prepared.accelerator.num_processes == 1 and recipe.adversarial is None
+
+    def compute(self, rows: list[int], step: int) -> Loss:
+        """Add the gradients of a batch to the parameters, which have none.
+
+        Out of memory, the step is made again in chunks of half the size, and so are those after it; the batch stays as
+        it is.
+
+        Raises:
+            UserError: If that does not help, or cannot be done.
+        """
+        while True:
+            try:
+                return self._compute(rows, step)
+            except torch.OutOfMemoryError:
+                largest = self.chunk_size or len(rows)
+                if largest == 1 or not self._can_split:
+                    raise UserError(
+                        f"step {step}: out of memory with train.chunk_size {self.chunk_size or 'null'}; set a smaller "
+                        "one, or a smaller model.max_length or train.batch_size"
+                    ) from None
+                self.chunk_size = (largest + 1) // 2
+            self._model.zero_grad()
+            self._prepared.objective.zero_grad()
+
+    def _compute(self, rows: list[int], step: int) -> Loss:
+        prepared, accelerator, views = self._prepared, self._prepared.accelerator, self._prepared.views
+        random = seed_step(prepared.recipe.seed, step, accelerator.process_index)
+        batch = views.collate(prepared.encoder, prepared.rows, rows, random, prepared.masked_lm)
+        chunks = [chunk.to(accelerator.device) for chunk in batch.chunks(len(views.blocks), self.chunk_size)]
+        self._model.train()
+        vectors, token_losses = self._model(chunks)
+        blocks = [distributed.gather_rows(block[: batch.own], batch.total) for block in vectors]
+        value, terms = prepared.objective(views.arrange(blocks), chunks[0].labels, token_losses)
+        accelerator.backward(value * accelerator.num_processes)
+        distributed.share_gradients(prepared.objective.parameters())
+        tokens = distributed.sum_over_processes((batch.mask.sum() * bool(batch.own)).to(accelerator.device))
+        return Loss(value.detach(), {name: term.detach() for name, term in terms.items()}, tokens)
+
+
+def seed_step(seed: int, step: int, process: int) -> torch.Generator:
+    """Make every random draw of a step depend on the seed, the step and the process alone.
+
+    Returns:
+        A CPU generator for what is drawn before the forward pass (augmentations of the text, masked tokens); dropout
+        and augmentations of embeddings draw from torch's own.
+    """
+    own = (seed * 1_000_003 + step) * 1_009 + process
+    torch.manual_seed(own)
+    return torch.Generator().manual_seed(own)

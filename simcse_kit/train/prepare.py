@@ -1,0 +1,111 @@
+"""Everything a run needs, opened and checked before anything is written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+
+from simcse_kit.data.sts import StsTask
+from simcse_kit.encoder import SentenceEncoder
+from simcse_kit.errors import UserError
+from simcse_kit.objectives.masked_lm import MaskedLM
+from simcse_kit.train.batches import Schedule, TrainingRows, check_classes, read_rows
+from simcse_kit.train.recipe import Recipe
+from simcse_kit.train.report import open_task
+from simcse_kit.train.views import Views
+from simcse_kit.train.weighted import WeightedObjectives
+
+_PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything a run needs, opened and checked, before anything is written; `encoder` is what it leaves behind."""
+
+    recipe: Recipe
+    accelerator: Accelerator
+    encoder: SentenceEncoder
+    second: SentenceEncoder | None
+    masked_lm: MaskedLM | None
+    objective: WeightedObjectives
+    views: Views
+    rows: TrainingRows
+    schedule: Schedule
+    task: StsTask | None
+
+
+def prepare(recipe: Recipe) -> Prepared:
+    """Open the model and read all data of a recipe.
+
+    Raises:
+        UserError: If any of it is not as it should be.
+    """
+    rows = read_rows(recipe.data, recipe.seed)
+    check_classes(rows, recipe.pooled)
+    schedule = Schedule.of(len(rows), recipe.train, shuffle=recipe.data.shuffle, seed=recipe.seed)
+    task = open_task(recipe.evaluation)
+    views = Views(recipe)
+    accelerator = open_accelerator(recipe)
+    encoder = open_encoder(recipe, accelerator.device)
+    second = open_encoder(recipe, accelerator.device) if recipe.train.encoders == 2 else None
+    masked_lm = open_masked_lm(recipe, encoder)
+    objective = WeightedObjectives(recipe, width=encoder.dimension).to(accelerator.device)
+    return Prepared(recipe, accelerator, encoder, second, masked_lm, objective, views, rows, schedule, task)
+
+
+def open_accelerator(recipe: Recipe) -> Accelerator:
+    """The processes and the device of a run, at the recipe's precision.
+
+    Raises:
+        UserError: If there is no device for this precision.
+    """
+    # It would remember the precision of an earlier run in this interpreter, and refuse another one.
+    AcceleratorState._reset_state()
+    precision = recipe.train.precision
+    try:
+        # Left to itself without a GPU, it makes of several launched processes as many runs on their own.
+        accelerator = Accelerator(mixed_precision=_PRECISIONS[precision], cpu=not torch.accelerator.is_available())
+    except ValueError as error:
+        raise UserError(f"train.precision: {precision} is not to be had here ({error})") from None
+    if precision == "fp16" and accelerator.scaler is None:  # it would train in fp32 without a word
+        raise UserError(f"train.precision: fp16 needs a GPU, and this is {accelerator.device.type}; use bf16 or fp32")
+    return accelerator
+
+
+def open_encoder(recipe: Recipe, device: torch.device | None = None) -> SentenceEncoder:
+    """The untrained encoder of a recipe, with its head.
+
+    Raises:
+        UserError: If the model cannot be opened as the recipe says.
+    """
+    model = recipe.model
+    encoder = SentenceEncoder.from_pretrained(
+        model.name,
+        pooling=model.pooling,
+        device=device,
+        dropout=model.dropout,
+        revision=model.revision,
+        allow_pickle=model.allow_pickle,
+        trust_remote_code=model.trust_remote_code,
+        template=model.template,
+    )
+    encoder.check_max_length(model.max_length)
+    if model.head == "mlp":
+        torch.manual_seed(recipe.seed)
+        encoder.add_head(keep=model.keep_head)
+    return encoder
+
+
+def open_masked_lm(recipe: Recipe, encoder: SentenceEncoder) -> MaskedLM | None:
+    """What predicts masked tokens, if a recipe has that objective; a new head is drawn by its seed.
+
+    Raises:
+        UserError: If the encoder's family has no such head, or its tokenizer no mask token.
+    """
+    if recipe.masked_lm is None:
+        return None
+    torch.manual_seed(recipe.seed)
+    return MaskedLM(encoder, rate=recipe.masked_lm.rate)
