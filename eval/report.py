@@ -20,7 +20,7 @@ from simcse_kit.data.transfer import TRANSFER_TASKS
 from simcse_kit.evaluate.results import ModelEntry
 
 ROOT = Path(__file__).resolve().parents[1]
-FOLDERS = (ROOT / "eval" / "results", ROOT / "eval" / "ablations")
+FOLDERS = (ROOT / "eval" / "results", ROOT / "eval" / "results" / "ablations")
 BEGIN = "<!-- results: written by `python -m eval.report` from eval/results/*.json -->"
 END = "<!-- end of results -->"
 

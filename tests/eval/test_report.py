@@ -195,6 +195,20 @@ def test_other_files_make_a_table_for_each_protocol(report):
     assert raw[2:] == [["glove.txt", "mean", "40.00"]]
 
 
+def test_rows_of_ablations_lie_beside_the_folders_of_grids_and_neither_is_taken_for_the_other(tmp_path):
+    ablations = tmp_path / "ablations"
+    (ablations / "some-model").mkdir(parents=True)
+    content = {**sts_file(), "results": [entry("STSB", 81.25, split="dev", n=1500)], "averages": []}
+    (ablations / "simcse-dropout-0.1.json").write_text(json.dumps(content), encoding="utf-8")
+    document = results_document(PUBLISHED, [tmp_path, ablations])
+    rows = table(document, "SimCSE Table 3: dropout")
+    assert next(row[1] for row in rows if row[0] == "- ours") == "81.25"
+    assert "Ablations here" not in document
+    (ablations / "some-model" / "simcse-dropout-0.2.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(UserError, match=r"0\.2\.json: not a result file of eval\.ablations"):
+        results_document(PUBLISHED, [tmp_path, ablations])
+
+
 def test_the_classifiers_of_one_file_are_kept_apart(report):
     content = sts_file()
     content["results"] = transfer_entries("linear", 70.0) + transfer_entries("senteval", 60.0)
