@@ -1,4 +1,4 @@
-"""The training loop: one function that reads top to bottom, and what it prepares.
+"""The training loop: one function that reads top to bottom.
 
 Text rows -> batch -> views -> one forward -> pooled vectors -> {term: loss} -> step -> metrics -> evaluation.
 """

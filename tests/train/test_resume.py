@@ -14,7 +14,7 @@ from simcse_kit.cli.train import main
 from simcse_kit.data.sts import load_evaluation
 from simcse_kit.errors import UserError
 from simcse_kit.evaluate.sts import score_sts
-from simcse_kit.train import loop
+from simcse_kit.train import gradients
 from simcse_kit.train.rundir import RunDirectory
 
 # 15 steps; with this seed the best model comes after step 9
@@ -63,7 +63,7 @@ def after(calls, function, action):
 def train_until(where, calls, number, path):
     """Train, and send this process a signal before a function of the package is called for the n-th time."""
     home, name = {
-        "a step": (loop, "seed_step"),
+        "a step": (gradients, "seed_step"),
         "a checkpoint's optimiser": (torch, "save"),
         "a checkpoint's best model": (shutil, "copytree"),  # which calls itself for folders
         "a file of the best model": (type(path), "replace"),

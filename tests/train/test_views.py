@@ -35,7 +35,7 @@ def forward(content, seed=1, rows=ROWS, second=False):
     model = merged(content, encoder, views, other).train()
     batch = views.collate(encoder, rows, [2, 0, 1], generator())
     torch.manual_seed(seed)
-    vectors, losses = model(batch)
+    vectors, losses = model([batch])
     assert not losses
     return encoder, views.arrange(vectors), batch.ids, batch.mask
 
@@ -77,7 +77,8 @@ def test_rows_in_groups_of_like_length_give_the_vectors_and_gradients_of_one_pad
         lambda module, inputs, named: calls.append(named["input_ids"].shape), with_kwargs=True
     )
     views = Views(content)
-    grouped = torch.cat(merged(content, encoder, views)(views.collate(encoder, ROWS, [2, 0, 1], generator()))[0])
+    batch = views.collate(encoder, ROWS, [2, 0, 1], generator())
+    grouped = torch.cat(merged(content, encoder, views)([batch])[0])
     hook.remove()
     assert len(calls) > 2 and sum(rows * tokens for rows, tokens in calls) < ids.numel()
     whole = encoder(ids, mask)
@@ -162,7 +163,7 @@ def test_an_adversarial_view_moves_the_first_views_embeddings_to_where_the_loss_
     objective = WeightedObjectives(content, width=encoder.dimension)
     rows = TrainingRows(ROWS.texts, torch.tensor([0, 2, 1]))
     batch = views.collate(encoder, rows, [2, 0, 1], generator())
-    vectors, _ = MergedForward(content, encoder, views, objective)(batch)
+    vectors, _ = MergedForward(content, encoder, views, objective)([batch])
     (premise, moved_premise), (_, moved_hypothesis) = views.arrange(vectors)
     assert encoder.backbone.embeddings.word_embeddings.weight.grad is None
 
