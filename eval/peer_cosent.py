@@ -72,6 +72,7 @@ def _train_ours(recipe: Recipe) -> None:
 
 
 def _train_peer(recipe: Recipe, train: StsTask, dev: StsTask, output: Path, *, lr: float) -> None:
+    import torch
     from datasets import Dataset
     from sentence_transformers import (
         SentenceTransformer,
@@ -102,6 +103,7 @@ def _train_peer(recipe: Recipe, train: StsTask, dev: StsTask, output: Path, *, l
                 warmup_steps=settings.warmup_ratio,
                 weight_decay=settings.weight_decay,
                 bf16=settings.precision == "bf16",
+                use_cpu=not torch.accelerator.is_available(),  # else it would not take bf16 there
                 eval_strategy="steps",
                 eval_steps=recipe.evaluation.every,
                 save_strategy="best",

@@ -18,10 +18,11 @@ from simcse_kit import backbone as hf
 from simcse_kit.attention import packed_states, use_packed_attention
 from simcse_kit.batching import length_sorted_batches, pad, windows
 from simcse_kit.errors import UserError
+from simcse_kit.fused import FusedBackbone, fuse
 from simcse_kit.locate import DEFAULT_MODEL, locate
 from simcse_kit.modules import Dense, Layout, read_layout, write_layout
 from simcse_kit.packing import Packing, packed_batches
-from simcse_kit.pooling import POOLINGS
+from simcse_kit.pooling import POOLINGS, first_token
 from simcse_kit.template import MASK_TEMPLATE
 from simcse_kit.tokenization import template_tokens, with_lower_casing, with_mask_template
 
@@ -30,6 +31,8 @@ _WINDOW = 16_384
 # Tokens in a batch: on a CPU what its caches hold, on a GPU enough to fill it.
 _TOKEN_BUDGET = {"cpu": 2_048}
 _GPU_TOKEN_BUDGET = 32_768
+# Tokens from which on a backbone is worth being fused for them.
+_FUSED_TOKENS = 4_096
 
 
 class SentenceEncoder(nn.Module):
@@ -199,15 +202,26 @@ class SentenceEncoder(nn.Module):
         """
         return self.project(self.pool(input_ids, attention_mask))
 
-    def pool(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """The pooled states of token ids, before any layer behind the pooling; as ``forward`` else."""
+    def pool(self, input_ids: Tensor, attention_mask: Tensor, fused: FusedBackbone | None = None) -> Tensor:
+        """The pooled states of token ids, before any layer behind the pooling; as ``forward`` else.
+
+        Args:
+            input_ids: Token ids, padded on the right, [B, T].
+            attention_mask: 1 for tokens, 0 for padding, [B, T].
+            fused: The backbone as it is now, fused, for evaluation where batches are packed.
+        """
         pooling, mask = POOLINGS[self.pooling], attention_mask
         if self.pooling == "mask":
             mask = attention_mask * (input_ids == self.tokenizer.mask_token_id)
         all_layers = len(pooling.layers) > 1
         if self.packs:
             packing = Packing(attention_mask)
-            states = packed_states(self.backbone, input_ids, packing, all_layers=all_layers)
+            if fused is None:
+                states = packed_states(self.backbone, input_ids, packing, all_layers=all_layers)
+            elif pooling.reduce is first_token:
+                return packing.in_order(fused.first_states(input_ids, packing))
+            else:
+                states = fused.states(input_ids, packing, all_layers=all_layers)
             groups = packing.by_length(packing.pack(mask), *states)
             return packing.in_order(torch.cat([pooling(hidden, kept) for kept, *hidden in groups]))
         outputs = self.backbone(input_ids=input_ids, attention_mask=attention_mask, output_hidden_states=all_layers)
@@ -377,10 +391,12 @@ class SentenceEncoder(nn.Module):
     def _encode_window(self, sentences: list[str], max_length: int, budget: int, unit: bool) -> NDArray[np.float32]:
         tokens = self.tokenize(sentences, max_length)
         vectors = torch.empty(len(tokens), self.dimension)
+        lengths = [len(row) for row in tokens]
         batches = packed_batches if self.packs else length_sorted_batches
-        for rows in batches([len(row) for row in tokens], budget):
+        fused = fuse(self.backbone) if self.packs and sum(lengths) >= _FUSED_TOKENS else None
+        for rows in batches(lengths, budget):
             ids, mask = pad([tokens[row] for row in rows], self.pad_id)
-            batch = self(ids.to(self.device), mask.to(self.device)).float()
+            batch = self.project(self.pool(ids.to(self.device), mask.to(self.device), fused)).float()
             vectors[rows] = (nn.functional.normalize(batch, dim=-1) if unit else batch).cpu()
         return vectors.numpy()
 
