@@ -31,7 +31,7 @@ _WINDOW = 16_384
 # Tokens in a batch: on a CPU what its caches hold, on a GPU enough to fill it.
 _TOKEN_BUDGET = {"cpu": 2_048}
 _GPU_TOKEN_BUDGET = 32_768
-# Tokens from which on a backbone is worth being fused for them.
+# Tokens of a window from which on its backbone is fused for it: twice what makes up for that.
 _FUSED_TOKENS = 4_096
 
 
@@ -190,26 +190,21 @@ class SentenceEncoder(nn.Module):
         self.head = Dense.head(self.dimension).to(device=self.device, dtype=self.dtype)
         self.keep_head = keep
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, fused: FusedBackbone | None = None) -> Tensor:
         """Encode token ids; differentiable, not normalised.
 
         Args:
             input_ids: Token ids, padded on the right, [B, T].
             attention_mask: 1 for tokens, 0 for padding, [B, T].
+            fused: In evaluation, the backbone as it is now, fused (see ``simcse_kit.fused.fuse``); where ``packs``.
 
         Returns:
             Vectors, [B, D]; the head is applied in training mode and, if it is kept, always.
         """
-        return self.project(self.pool(input_ids, attention_mask))
+        return self.project(self.pool(input_ids, attention_mask, fused))
 
     def pool(self, input_ids: Tensor, attention_mask: Tensor, fused: FusedBackbone | None = None) -> Tensor:
-        """The pooled states of token ids, before any layer behind the pooling; as ``forward`` else.
-
-        Args:
-            input_ids: Token ids, padded on the right, [B, T].
-            attention_mask: 1 for tokens, 0 for padding, [B, T].
-            fused: The backbone as it is now, fused, for evaluation where batches are packed.
-        """
+        """The pooled states of token ids, before any layer behind the pooling; as ``forward`` else."""
         pooling, mask = POOLINGS[self.pooling], attention_mask
         if self.pooling == "mask":
             mask = attention_mask * (input_ids == self.tokenizer.mask_token_id)
@@ -396,7 +391,7 @@ class SentenceEncoder(nn.Module):
         fused = fuse(self.backbone) if self.packs and sum(lengths) >= _FUSED_TOKENS else None
         for rows in batches(lengths, budget):
             ids, mask = pad([tokens[row] for row in rows], self.pad_id)
-            batch = self.project(self.pool(ids.to(self.device), mask.to(self.device), fused)).float()
+            batch = self(ids.to(self.device), mask.to(self.device), fused).float()
             vectors[rows] = (nn.functional.normalize(batch, dim=-1) if unit else batch).cpu()
         return vectors.numpy()
 

@@ -1,0 +1,187 @@
+"""The layers of BERT and its kin (RoBERTa, XLM-R, ELECTRA, DistilBERT) on a CPU, in fewer and quicker steps.
+
+Query, key and value come from one linear layer. The weights are put into the order that oneDNN's kernels read, which
+add bias and residual and apply GELU to what they have at hand; these operations are private to PyTorch, so where one is
+missing, or gives something else, nothing is fused. Pooling ``cls`` gets no more of the last layer than it reads.
+
+The weights are a copy, made for the texts at hand and dropped behind them: so it is never older than weights that are
+trained, loaded or moved, it is not copied or saved with a model, and it takes memory only while texts are encoded (as
+much as the layers themselves).
+
+Legend: B rows, T tokens of a padded row, P tokens of a packed batch, D width of the states; n rows of one length L,
+H heads, d width of a head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.activations import GELUActivation
+
+from simcse_kit.attention import packed_states
+from simcse_kit.packing import Packing
+
+# How far fused states may be from the backbone's own, as a share of their length: what rounding explains in single and
+# in half precision. Where a step is missing or another one, it is more than half.
+_TOLERANCE, _HALF_TOLERANCE = 1e-5, 0.1
+# Tokens of a batch that the order of the weights suits best; it serves any number.
+_TOKENS = 2_048
+# In bfloat16 PyTorch's one-step attention is slower than three steps, up to the length whose scores leave the caches.
+_THREE_STEPS = 128
+
+
+class FusedBackbone:
+    """A backbone's own embeddings and a copy of its layers, for evaluation; made by ``fuse``."""
+
+    def __init__(self, backbone: PreTrainedModel) -> None:
+        self._embeddings: Any = backbone.embeddings
+        self._project = getattr(backbone, "embeddings_project", nn.Identity())  # ELECTRA's
+        layers: Any = backbone.encoder if hasattr(backbone, "encoder") else backbone.transformer
+        self._layers = [_Layer(layer, backbone.config.num_attention_heads) for layer in layers.layer]
+
+    @torch.inference_mode()
+    def states(self, input_ids: Tensor, packing: Packing, *, all_layers: bool) -> Sequence[Tensor]:
+        """The token states of a batch, as ``simcse_kit.attention.packed_states`` returns them.
+
+        Args:
+            input_ids: Token ids, padded on the right, [B, T].
+            packing: That of the batch's attention mask.
+            all_layers: Return H_0 ... H_L; else H_L alone.
+
+        Returns:
+            States, [1, P, D] each, to be read through ``packing.by_length``.
+        """
+        states = [self._embed(input_ids, packing)]
+        for layer in self._layers:
+            states = [*(states if all_layers else []), layer(states[-1], packing)]
+        return states
+
+    @torch.inference_mode()
+    def first_states(self, input_ids: Tensor, packing: Packing) -> Tensor:
+        """H_L at the first token of each row, [B, D], in the order of ``packing.by_length``; arguments as ``states``.
+
+        The last layer computes these alone, from the keys and values of all tokens.
+        """
+        states = self._embed(input_ids, packing)
+        for layer in self._layers[:-1]:
+            states = layer(states, packing)
+        return self._layers[-1](states, packing, first_only=True).squeeze(0)
+
+    def _embed(self, input_ids: Tensor, packing: Packing) -> Tensor:
+        return packing.pack(self._project(self._embeddings(input_ids)))
+
+
+@torch.inference_mode()
+def fuse(backbone: PreTrainedModel) -> FusedBackbone | None:
+    """Fuse the layers of a backbone as they are now, if they are BERT's.
+
+    The states of a made-up batch must be the backbone's own, in every layer. The copy and this check take as long as
+    some 200 tokens of the backbone's forward pass.
+
+    Args:
+        backbone: One that ``simcse_kit.attention.use_packed_attention`` has found fit; in evaluation mode, on a CPU.
+
+    Returns:
+        The fused backbone. None: its layers are others, PyTorch lacks the operations here or in this precision, a hook
+        waits for one of its modules to be called, or autocast, which chooses precisions of its own, is on.
+    """
+    if torch.is_autocast_enabled("cpu") or _has_hooks(backbone):
+        return None
+    try:
+        fused = FusedBackbone(backbone)
+        return fused if _equals(fused, backbone) else None
+    except (AttributeError, RuntimeError, TypeError):  # no such module, no such operation, no such argument
+        return None
+
+
+class _Linear:
+    """What several linear layers make of the same states, side by side: [1, P, width in] -> [1, P, width out]."""
+
+    def __init__(self, *layers: nn.Linear) -> None:
+        weight = torch.cat([layer.weight for layer in layers])
+        self._weight = torch.ops.mkldnn._reorder_linear_weight(weight, _TOKENS)
+        self._bias = torch.cat([layer.bias for layer in layers])
+
+    def __call__(self, states: Tensor, then: str = "none") -> Tensor:
+        """Also apply ``then``, "none" or "gelu" (the exact one)."""
+        found: Tensor = torch.ops.mkldnn._linear_pointwise(states, self._weight, self._bias, then, [], "none")
+        return found
+
+    def plus(self, residual: Tensor, states: Tensor) -> Tensor:
+        """Also add a residual."""
+        found: Tensor = torch.ops.mkldnn._linear_pointwise.binary(states, residual, self._weight, self._bias, "add")
+        return found
+
+
+class _Layer:
+    """Attention and feed-forward, each added to what it got, and the sum normalised (Devlin et al. 2019)."""
+
+    def __init__(self, layer: Any, heads: int) -> None:
+        if hasattr(layer, "ffn"):  # DistilBERT's names
+            attention, feed = layer.attention, layer.ffn
+            inner = attention.q_lin, attention.k_lin, attention.v_lin
+            linears = attention.out_lin, feed.lin1, feed.lin2
+            self._activation = feed.activation
+            self._middle_norm, self._norm = layer.sa_layer_norm, layer.output_layer_norm
+        else:
+            attention, after = layer.attention.self, layer.attention.output
+            inner = attention.query, attention.key, attention.value
+            linears = after.dense, layer.intermediate.dense, layer.output.dense
+            self._activation = layer.intermediate.intermediate_act_fn
+            self._middle_norm, self._norm = after.LayerNorm, layer.output.LayerNorm
+        self._heads, self._joined = heads, _Linear(*inner)
+        self._out, self._up, self._down = map(_Linear, linears)
+
+    def __call__(self, states: Tensor, packing: Packing, *, first_only: bool = False) -> Tensor:
+        """The next states, [1, P, D] -> [1, P, D]; ``first_only``: of each row's first token, [1, B, D]."""
+        queried = slice(1) if first_only else slice(None)
+        residuals, gathered = [], []
+        for own, joined in packing.by_length(states, self._joined(states)):
+            # [n, H, L, d] each
+            query, key, value = joined.view(*own.shape[:2], 3, self._heads, -1).permute(2, 0, 3, 1, 4)
+            attended = _attend(query[:, :, queried], key, value)
+            gathered.append(attended.transpose(1, 2).flatten(2).flatten(0, 1))
+            residuals.append(own[:, queried].flatten(0, 1))
+        residual = torch.cat(residuals).unsqueeze(0) if first_only else states
+        middle = self._middle_norm(self._out.plus(residual, torch.cat(gathered).unsqueeze(0)))
+        is_gelu = isinstance(self._activation, GELUActivation)
+        inner = self._up(middle, then="gelu") if is_gelu else self._activation(self._up(middle))
+        normalised: Tensor = self._norm(self._down.plus(middle, inner))
+        return normalised
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Attention within each row: [n, H, L, d] each, or fewer queries -> [n, H, queries, d]."""
+    length, width = key.shape[-2:]
+    if key.dtype == torch.bfloat16 and length <= _THREE_STEPS:
+        scores: Tensor = query * width**-0.5 @ key.transpose(2, 3)
+        return scores.softmax(dim=-1) @ value
+    return nn.functional.scaled_dot_product_attention(query, key, value)
+
+
+def _has_hooks(backbone: PreTrainedModel) -> bool:
+    """Whether any hook waits for a module, other than transformers' and our own, which sleep in evaluation."""
+    return any(
+        hook.__module__.partition(".")[0] not in ("transformers", "simcse_kit")
+        for module in backbone.modules()
+        for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+    )
+
+
+def _equals(fused: FusedBackbone, backbone: PreTrainedModel) -> bool:
+    """Compare states with the backbone's own, on three made-up rows of two lengths."""
+    half = backbone.config.vocab_size // 2  # from here on, ids of words: special tokens stand at the start
+    ids = half + torch.arange(15).view(3, 5) % half
+    packing = Packing((torch.arange(5) < torch.tensor([[3], [5], [3]])).long())
+    expected = packed_states(backbone, ids, packing, all_layers=True)
+    first = torch.cat([rows[:, 0] for (rows,) in packing.by_length(expected[-1])])
+    found = [*fused.states(ids, packing, all_layers=True), fused.first_states(ids, packing)]
+    tolerance = _HALF_TOLERANCE if backbone.dtype.itemsize == 2 else _TOLERANCE
+    return all(
+        bool(((ours - own).norm(dim=-1) <= tolerance * own.norm(dim=-1)).all())
+        for own, ours in zip([*expected, first], found, strict=True)
+    )
