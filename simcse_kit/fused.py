@@ -86,15 +86,15 @@ def fuse(backbone: PreTrainedModel) -> FusedBackbone | None:
         backbone: One that ``simcse_kit.attention.use_packed_attention`` has found fit; in evaluation mode, on a CPU.
 
     Returns:
-        The fused backbone. None: its layers are others, PyTorch lacks the operations here or in this precision, a hook
-        waits for one of its modules to be called, or autocast, which chooses precisions of its own, is on.
+        The fused backbone. None: its layers are others, PyTorch lacks the operations here or in this precision,
+        autocast has chosen another one, or a hook waits for one of its modules to be called.
     """
-    if torch.is_autocast_enabled("cpu") or _has_hooks(backbone):
+    if _has_hooks(backbone):
         return None
     try:
         fused = FusedBackbone(backbone)
         return fused if _equals(fused, backbone) else None
-    except (AttributeError, RuntimeError, TypeError):  # no such module, no such operation, no such argument
+    except (AttributeError, RuntimeError, TypeError):  # other modules, or no such operation for these weights
         return None
 
 
@@ -102,6 +102,8 @@ class _Linear:
     """What several linear layers make of the same states, side by side: [1, P, width in] -> [1, P, width out]."""
 
     def __init__(self, *layers: nn.Linear) -> None:
+        if any(type(layer) is not nn.Linear for layer in layers):
+            raise TypeError("adapters, quantised layers and the like compute more than their weights tell")
         weight = torch.cat([layer.weight for layer in layers])
         self._weight = torch.ops.mkldnn._reorder_linear_weight(weight, _TOKENS)
         self._bias = torch.cat([layer.bias for layer in layers])
