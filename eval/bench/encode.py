@@ -68,9 +68,9 @@ def _encode_set(
     texts = chosen.texts
     lengths = [len(ids) for ids in plain.tokenize(texts)]
     tokens, flops = sum(lengths), encoder_flops(plain.backbone, lengths)
-    vectors, computed = {}, {}
+    expected, cosines, computed = systems[settings.reference].encode(texts), {}, {}
     for name, system in systems.items():
-        vectors[name] = system.encode(texts)
+        cosines[name] = float(cosine_similarity(system.encode(texts), expected).min())
         computed[name] = computed_tokens(system, texts)
         system.fit(texts)
     ceiling: dict[str, list[float]] = {ENCODERS[name].dtype: [] for name in systems}
@@ -89,7 +89,7 @@ def _encode_set(
             texts_per_second=len(texts) / median,
             tokens_per_second=tokens / median,
             padding=1 - tokens / seen if seen is not None else None,
-            min_cosine=float(cosine_similarity(vectors[name], vectors[settings.reference]).min()),
+            min_cosine=cosines[name],
             ceiling_share=ceiling_share(flops, own, ceiling[ENCODERS[name].dtype]),
             batch_size=system.batch_size,
             peak_bytes=in_fresh_process(_peak, name, opening, texts, settings.threads) if settings.memory else None,

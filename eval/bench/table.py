@@ -79,7 +79,7 @@ def _about(result: Result) -> str:
 
 
 def _machine(machine: Machine) -> str:
-    threads = f", {machine.threads} threads" if machine.threads is not None else ""
+    threads = f", threads: {machine.threads}" if machine.threads is not None else ""
     device = "" if machine.device == "cpu" else f"{machine.device}, "
     return f"{device}{machine.processor}{threads}, torch {machine.versions['torch']}"
 

@@ -188,7 +188,7 @@ class SentenceTransformersTrainer:
     """
 
     def __init__(self, work: Work) -> None:
-        from sentence_transformers import SentenceTransformer
+        from sentence_transformers import SentenceTransformer, SentenceTransformerModelCardData
         from sentence_transformers.base.modules import Dense as Layer
         from sentence_transformers.base.modules import Transformer
         from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
@@ -203,7 +203,8 @@ class SentenceTransformersTrainer:
         layer = Layer(width, width, activation_function=nn.Tanh())
         layer.linear.load_state_dict(work.head(width).linear.state_dict())
         modules = [transformer, Pooling(width, "cls"), layer]
-        self._model = SentenceTransformer(modules=modules, device=str(parse_device(None)))
+        card = SentenceTransformerModelCardData(generate_widget_examples=False)
+        self._model = SentenceTransformer(modules=modules, device=str(parse_device(None)), model_card_data=card)
         self._loss = MultipleNegativesRankingLoss(self._model, scale=1 / TEMPERATURE)
         # The trainer's own choice, made here so that its state outlives a block.
         self._optimizer = torch.optim.AdamW(self._model.parameters(), lr=work.lr, weight_decay=0.0, fused=True)
