@@ -13,12 +13,13 @@ time. Systems that this machine cannot run are left out, with the reason.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from eval.bench.choice import named_systems
 from eval.bench.machine import usable_cores
 from simcse_kit.cli.common import DeviceOption, MaxLengthOption, command_app, run
 from simcse_kit.errors import UserError
@@ -70,7 +71,7 @@ def encode(
     from eval.bench.results import EncodeSettings
 
     settings = EncodeSettings(
-        systems=_chosen(systems, ENCODERS),
+        systems=named_systems(systems, ENCODERS),
         reference=reference,
         count=count,
         rounds=rounds,
@@ -105,7 +106,7 @@ def train(
     from eval.bench.trainers import TRAINERS
 
     settings = TrainSettings(
-        systems=_chosen(systems, TRAINERS),
+        systems=named_systems(systems, TRAINERS),
         reference=reference,
         seeds=_numbers("--seeds", seeds),
         steps=steps,
@@ -165,23 +166,6 @@ def _finish(result: Result, output: Path) -> None:
 
     write_result(output, result)
     print(result_tables(result))
-
-
-def _chosen(names: str | None, known: Mapping[str, object]) -> list[str]:
-    """The systems of a list.
-
-    Raises:
-        UserError: If one is unknown or named twice.
-    """
-    if names is None:
-        return list(known)
-    listed = names.replace(" ", "").split(",")
-    for name in listed:
-        if name not in known:
-            raise UserError(f"--systems: {name!r} is unknown; known: {', '.join(known)}")
-    if len(set(listed)) < len(listed):
-        raise UserError(f"--systems {names}: one is named twice")
-    return listed
 
 
 def _numbers(option: str, text: str) -> list[int]:

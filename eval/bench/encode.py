@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from eval.bench.choice import runnable
 from eval.bench.encoders import ENCODERS, Model, System, computed_tokens
 from eval.bench.flops import ceiling_share, encoder_flops, matrix_ceiling
 from eval.bench.machine import describe_machine, public_name
@@ -19,7 +20,6 @@ from eval.bench.timing import paired_ratio, time_rounds
 from simcse_kit.backbone import parse_device
 from simcse_kit.data.sts import load_sts_task
 from simcse_kit.encoder import SentenceEncoder
-from simcse_kit.errors import UserError
 from simcse_kit.evaluate.sts import cosine_similarity, score_sts
 
 
@@ -37,10 +37,7 @@ def bench_encode(model: str, texts: Sequence[str], senteval: Path | None, settin
     """
     torch.set_num_threads(settings.threads)
     device = parse_device(settings.device)
-    missing = {name: ENCODERS[name].missing(device) for name in settings.systems}
-    if settings.reference not in missing or missing[settings.reference] is not None:
-        why = missing.get(settings.reference, "is none of --systems")
-        raise UserError(f"--reference {settings.reference}: {why}")
+    names, left_out = runnable(settings.systems, settings.reference, ENCODERS, device)
     plain = SentenceEncoder.from_pretrained(model, device=device, max_length=settings.max_length)
 
     def tokenize(texts: list[str]) -> list[list[int]]:
@@ -50,12 +47,12 @@ def bench_encode(model: str, texts: Sequence[str], senteval: Path | None, settin
     sets = [open_text_set(named, count=settings.count, seed=settings.seed, tokenize=tokenize) for named in texts]
     task = load_sts_task("STSB", [senteval]) if senteval is not None else None
     opening = Model(model, device, settings.max_length)
-    systems = {name: ENCODERS[name].open(opening, ENCODERS[name].dtype) for name in missing if missing[name] is None}
+    systems = {name: ENCODERS[name].open(opening, ENCODERS[name].dtype) for name in names}
     return EncodeResult(
         machine=describe_machine(threads=settings.threads, device=device),
         model=public_name(model),
         settings=settings,
-        left_out={name: reason for name, reason in missing.items() if reason is not None},
+        left_out=left_out,
         stsb=None if task is None else {name: score_sts(system, task).value for name, system in systems.items()},
         sets=[_encode_set(chosen, plain, systems, opening, settings) for chosen in sets],
     )
@@ -92,7 +89,9 @@ def _encode_set(
             min_cosine=cosines[name],
             ceiling_share=ceiling_share(flops, own, ceiling[ENCODERS[name].dtype]),
             batch_size=system.batch_size,
-            peak_bytes=in_fresh_process(_peak, name, opening, texts, settings.threads) if settings.memory else None,
+            peak_bytes=in_fresh_process(_peak, name, opening, system.batch_size, texts, settings.threads)
+            if settings.memory
+            else None,
         )
     return EncodedSet(
         name=chosen.name,
@@ -110,7 +109,9 @@ def _note_ceiling(noted: list[float], dtype: str, device: torch.device) -> None:
     noted.append(matrix_ceiling(dtype, device))
 
 
-def _peak(name: str, opening: Model, texts: list[str], threads: int) -> int:
+def _peak(name: str, opening: Model, batch_size: int | None, texts: list[str], threads: int) -> int:
     torch.set_num_threads(threads)
-    ENCODERS[name].open(opening, ENCODERS[name].dtype).encode(texts)
+    system = ENCODERS[name].open(opening, ENCODERS[name].dtype)
+    system.batch_size = batch_size
+    system.encode(texts)
     return peak_bytes()

@@ -24,11 +24,13 @@ _BATCH_SIZES = (8, 16, 32, 64, 128, 256)
 
 
 class System(Protocol):
-    """What encodes texts."""
+    """What encodes texts.
 
-    @property
-    def batch_size(self) -> int | None:
-        """Texts a forward pass; None: as the system sees fit."""
+    Attributes:
+        batch_size: Texts a forward pass; None: as the system sees fit.
+    """
+
+    batch_size: int | None
 
     @property
     def word_table(self) -> nn.Module | None:
@@ -59,9 +61,8 @@ class Model:
 class Ours:
     """``SentenceEncoder.encode`` as it is called by default."""
 
-    batch_size = None
-
     def __init__(self, model: Model, dtype: str) -> None:
+        self.batch_size: int | None = None
         self._encoder = SentenceEncoder.from_pretrained(
             model.name, device=model.device, dtype=dtype, max_length=model.max_length
         )
@@ -106,7 +107,7 @@ class SentenceTransformers:
         if model.max_length is not None:
             self._model.max_seq_length = model.max_length
         self._backend, self._batch_sizes = backend, batch_sizes
-        self.batch_size = batch_sizes[0]
+        self.batch_size: int | None = batch_sizes[0]
 
     @property
     def word_table(self) -> nn.Module | None:
@@ -130,7 +131,7 @@ class SentenceTransformers:
     def encode(self, sentences: list[str], /) -> NDArray[np.float32]:
         """Encode texts."""
         vectors: NDArray[np.float32] = self._model.encode(
-            sentences, batch_size=self.batch_size, show_progress_bar=False
+            sentences, batch_size=self.batch_size or _DEFAULT_BATCH_SIZE, show_progress_bar=False
         )
         return vectors
 

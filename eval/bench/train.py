@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from eval.bench.choice import runnable
 from eval.bench.flops import ceiling_share, encoder_flops, matrix_ceiling
 from eval.bench.machine import describe_machine, public_name
 from eval.bench.results import TrainedBy, TrainResult, TrainSettings
@@ -24,6 +26,16 @@ _PASSES = 3
 _VIEWS = 2
 
 
+@dataclass(frozen=True)
+class _Noted:
+    """What is noted of every block, seed after seed: by system, by type, and of its texts."""
+
+    blocks: dict[str, list[Block]]
+    ceiling: dict[str, list[float]]
+    tokens: list[int] = field(default_factory=list)
+    flops: list[float] = field(default_factory=list)
+
+
 def bench_train(model: str, text: Path, settings: TrainSettings) -> TrainResult:
     """Measure the training steps of systems, on each seed from the start.
 
@@ -37,64 +49,59 @@ def bench_train(model: str, text: Path, settings: TrainSettings) -> TrainResult:
     """
     torch.set_num_threads(settings.threads)
     device = parse_device(None)
-    missing = {name: TRAINERS[name].missing(device) for name in settings.systems}
-    _check(settings, missing)
-    names = [name for name, reason in missing.items() if reason is None]
+    names, left_out = runnable(settings.systems, settings.reference, TRAINERS, device)
+    if settings.steps % settings.block or settings.steps < 2 * settings.block:
+        raise UserError(
+            f"--steps {settings.steps}: expected a multiple of --block {settings.block}, and at least two blocks: the "
+            "first of them warms up"
+        )
     texts = list(dict.fromkeys(lines_of(text)))
     if len(texts) < settings.batch_size:
         raise UserError(f"{text}: {len(texts):,} different texts do not fill one batch of {settings.batch_size:,}")
     plain = SentenceEncoder.from_pretrained(model, device=device)
     plain.check_max_length(settings.max_length)
-    ceiling: dict[str, list[float]] = {TRAINERS[name].dtype: [] for name in names}
-    blocks: dict[str, list[Block]] = {name: [] for name in names}
-    tokens, flops = [], []
+    noted = _Noted({name: [] for name in names}, {TRAINERS[name].dtype: [] for name in names})
     for seed in settings.seeds:
-        work = _work(model, texts, settings, seed)
-        opened = {name: TRAINERS[name].open(work) for name in names}
-        starts = range(0, settings.steps, settings.block)
-        for start, order in zip(starts, rotated(names, len(starts)), strict=True):
-            for name in order:
-                blocks[name].append(opened[name].run(start, settings.block))
-            for dtype, noted in ceiling.items():
-                noted.append(matrix_ceiling(dtype, device))
-            seen = [text for step in range(start, start + settings.block) for text in work.batch(step)]
-            lengths = [len(ids) for ids in plain.tokenize(seen, settings.max_length)]
-            tokens.append(_VIEWS * sum(lengths))
-            flops.append(_VIEWS * _PASSES * encoder_flops(plain.backbone, lengths))
-    timed = [number for number in range(len(tokens)) if number % len(starts)]
-    seconds = {name: [own[number].seconds for number in timed] for name, own in blocks.items()}
-    rates = {dtype: [noted[number] for number in timed] for dtype, noted in ceiling.items()}
+        _train_by_turns(_work(model, texts, settings, seed), settings, plain, noted)
+    each = settings.steps // settings.block
+    timed = [number for number in range(len(noted.tokens)) if number % each]
+    seconds = {name: [own[number].seconds for number in timed] for name, own in noted.blocks.items()}
+    ceiling = {dtype: [rates[number] for number in timed] for dtype, rates in noted.ceiling.items()}
+    flops = [noted.flops[number] for number in timed]
     return TrainResult(
         machine=describe_machine(threads=settings.threads, device=device),
         model=public_name(model),
         text=text.name,
         settings=settings,
-        left_out={name: reason for name, reason in missing.items() if reason is not None},
-        ceiling=rates,
+        left_out=left_out,
+        ceiling=ceiling,
         systems={
             name: TrainedBy(
                 seconds_per_step=[second / settings.block for second in seconds[name]],
                 speedup=paired_ratio(seconds[settings.reference], seconds[name]),
-                tokens_per_second=float(np.median(np.array(tokens)[timed] / np.array(seconds[name]))),
-                ceiling_share=ceiling_share(
-                    [flops[number] for number in timed], seconds[name], rates[TRAINERS[name].dtype]
-                ),
-                losses=dict(zip(settings.seeds, _curves(blocks[name], len(starts)), strict=True)),
+                tokens_per_second=float(np.median(np.array(noted.tokens)[timed] / np.array(seconds[name]))),
+                ceiling_share=ceiling_share(flops, seconds[name], ceiling[TRAINERS[name].dtype]),
+                losses=dict(zip(settings.seeds, _curves(noted.blocks[name], each), strict=True)),
             )
             for name in names
         },
     )
 
 
-def _check(settings: TrainSettings, missing: dict[str, str | None]) -> None:
-    reference = settings.reference
-    if reference not in missing or missing[reference] is not None:
-        raise UserError(f"--reference {reference}: {missing.get(reference, 'is none of --systems')}")
-    if settings.steps % settings.block or settings.steps < 2 * settings.block:
-        raise UserError(
-            f"--steps {settings.steps}: expected a multiple of --block {settings.block}, and at least two blocks: the "
-            "first of them warms up"
-        )
+def _train_by_turns(work: Work, settings: TrainSettings, plain: SentenceEncoder, noted: _Noted) -> None:
+    """Train every system on one seed from the start, a block of steps at a time, and note what there is to."""
+    names = list(noted.blocks)
+    trainers = {name: TRAINERS[name].open(work) for name in names}
+    starts = range(0, settings.steps, settings.block)
+    for start, order in zip(starts, rotated(names, len(starts)), strict=True):
+        for name in order:
+            noted.blocks[name].append(trainers[name].run(start, settings.block))
+        for dtype, rates in noted.ceiling.items():
+            rates.append(matrix_ceiling(dtype, plain.device))
+        texts = [text for step in range(start, start + settings.block) for text in work.batch(step)]
+        lengths = [len(ids) for ids in plain.tokenize(texts, settings.max_length)]
+        noted.tokens.append(_VIEWS * sum(lengths))
+        noted.flops.append(_VIEWS * _PASSES * encoder_flops(plain.backbone, lengths))
 
 
 def _work(model: str, texts: Sequence[str], settings: TrainSettings, seed: int) -> Work:

@@ -4,6 +4,7 @@ import csv
 import importlib
 import json
 import random
+from concurrent.futures.process import BrokenProcessPool
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from small_files import WORDS, write_csv
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModel, AutoTokenizer
 
-from eval.bench import encode, flops, imports
+from eval.bench import encode, flops, imports, memory
 from eval.bench.__main__ import main
 from eval.bench.flops import encoder_flops
 from eval.bench.process import in_fresh_process, peak_bytes
@@ -228,6 +229,7 @@ def test_dropout_is_on_unless_it_is_set(texts, tiny_checkpoint, tmp_path):
         assert abs(on[name].losses[1][0] - off[name].losses[1][0]) > 1e-3, name
 
 
+@pytest.mark.slow
 def test_memory_is_that_of_a_chunk_and_not_of_the_batch(tiny_checkpoint, tmp_path):
     draw = random.Random(2)
     rows = [[" ".join(draw.choices(WORDS, k=25)) for _ in range(3)] for _ in range(1_000)]
@@ -240,6 +242,16 @@ def test_memory_is_that_of_a_chunk_and_not_of_the_batch(tiny_checkpoint, tmp_pat
     whole, chunked = ((one.peak_bytes - one.opened_bytes) / MEGABYTE for one in result.runs)
     assert whole > 200 and whole > 5 * chunked
     assert "| 1,200 | 64 |" in result_tables(result)
+
+
+def test_a_run_that_is_killed_is_told(tiny_checkpoint, tmp_path, monkeypatch, capsys):
+    def killed(*args):
+        raise BrokenProcessPool
+
+    monkeypatch.setattr(memory, "in_fresh_process", killed)
+    file = write_csv(tmp_path / "triplets.csv", ["sent0", "sent1", "hard_neg"], [["a", "b", "c"]])
+    assert run("memory", "--triplets", file, "--batch-sizes", 64, "-o", tmp_path / "m.json", "--chunk-sizes", 0) == 0
+    assert read_result(tmp_path / "m.json").runs[0].peak_bytes is None and "| killed |" in capsys.readouterr().out
 
 
 def test_import_looks_at_every_script(tmp_path, monkeypatch):
