@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sized
+from collections.abc import Iterable
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -16,23 +15,16 @@ from transformers import PreTrainedTokenizerBase
 
 from simcse_kit import backbone as hf
 from simcse_kit.attention import packed_states, use_packed_attention
-from simcse_kit.batching import length_sorted_batches, pad, windows
+from simcse_kit.encoding import encode_texts
 from simcse_kit.errors import UserError
-from simcse_kit.fused import FusedBackbone, fuse
+from simcse_kit.fused import FusedBackbone
 from simcse_kit.locate import DEFAULT_MODEL, locate
 from simcse_kit.modules import Dense, Layout, read_layout, write_layout
-from simcse_kit.packing import Packing, packed_batches
+from simcse_kit.packing import Packing
 from simcse_kit.pooling import POOLINGS, first_token
+from simcse_kit.quantization import Precision
 from simcse_kit.template import MASK_TEMPLATE
-from simcse_kit.tokenization import template_tokens, with_lower_casing, with_mask_template
-
-# Sentences that are tokenised, sorted by length and encoded at a time: enough to sort well, bounded in memory.
-_WINDOW = 16_384
-# Tokens in a batch: on a CPU what its caches hold, on a GPU enough to fill it.
-_TOKEN_BUDGET = {"cpu": 2_048}
-_GPU_TOKEN_BUDGET = 32_768
-# Tokens of a window from which on its backbone is fused for it: twice what makes up for that.
-_FUSED_TOKENS = 4_096
+from simcse_kit.tokenization import with_lower_casing, with_mask_template
 
 
 class SentenceEncoder(nn.Module):
@@ -222,6 +214,15 @@ class SentenceEncoder(nn.Module):
         outputs = self.backbone(input_ids=input_ids, attention_mask=attention_mask, output_hidden_states=all_layers)
         return pooling(outputs.hidden_states if all_layers else (outputs.last_hidden_state,), mask)
 
+    def token_states(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """The last layer's state of each token, [B, T, D], as ``pool`` sees them; at padding, any; differentiable."""
+        if self.packs:
+            packing = Packing(attention_mask)
+            (states,) = packed_states(self.backbone, input_ids, packing, all_layers=False)
+            return packing.pad(states)
+        padded: Tensor = self.backbone(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        return padded
+
     def project(self, vectors: Tensor) -> Tensor:
         """What follows the pooling, [B, width of the backbone] -> [B, D]: the model's layers and the head."""
         if self.pooling == "cls_pooler":
@@ -258,31 +259,6 @@ class SentenceEncoder(nn.Module):
         ids: list[list[int]] = encoding["input_ids"]
         return ids
 
-    def template_bias(self, template: str, lengths: Tensor) -> Tensor:
-        """The vectors of a template without a text in it, PromptBERT's template bias, by the text's length.
-
-        The tokens behind the text stay at the positions that they have behind a text of that length. (Jiang et al.
-        2022, arXiv:2201.04337, section 4.3, where the bias is taken away from the vectors in training alone.)
-
-        Args:
-            template: The template.
-            lengths: Tokens of each input, template and text, [B].
-
-        Returns:
-            Pooled states, [B, D]: one forward pass over the different lengths.
-        """
-        before, after = template_tokens(self.tokenizer, template)
-        ends, rows = torch.unique(lengths, return_inverse=True)
-        ids = torch.tensor([*before, *after], device=self.device).expand(len(ends), -1)
-        behind = ends.unsqueeze(1) - len(after) + torch.arange(len(after), device=self.device)
-        ahead = torch.arange(len(before), device=self.device).expand(len(ends), -1)
-        positions = torch.cat([ahead, behind], dim=1) + hf.first_position(self.backbone)
-        states = self.backbone(
-            input_ids=ids, attention_mask=torch.ones_like(ids), position_ids=positions
-        ).last_hidden_state
-        bias: Tensor = states[:, len(before) + after.index(self.tokenizer.mask_token_id)]
-        return bias[rows]
-
     def check_max_length(self, max_length: int) -> int:
         """Return ``max_length`` if the backbone has positions for it.
 
@@ -296,7 +272,6 @@ class SentenceEncoder(nn.Module):
             )
         return max_length
 
-    @torch.inference_mode()
     def encode(
         self,
         sentences: str | Iterable[str],
@@ -304,8 +279,11 @@ class SentenceEncoder(nn.Module):
         max_length: int | None = None,
         token_budget: int | None = None,
         show_progress: bool = False,
-    ) -> NDArray[np.float32]:
-        """Encode sentences.
+        *,
+        truncate_dim: int | None = None,
+        precision: Precision = "float32",
+    ) -> NDArray[Any]:
+        """Encode sentences. A sentence that comes again nearby is encoded once.
 
         Args:
             sentences: One string, or any iterable of strings (a list, a generator, a column of a dataset).
@@ -314,31 +292,36 @@ class SentenceEncoder(nn.Module):
             token_budget: The most tokens, padding included, in one forward pass. None: fitted to the device. It
                 changes speed and memory, never the vectors.
             show_progress: Show a progress display on standard error.
+            truncate_dim: Keep the first so many dimensions, before unit length, as Matryoshka models are made for.
+            precision: What the vectors are stored in (see ``simcse_kit.quantization.quantize``).
 
         Returns:
             Vectors in the order of the sentences, float32 [N, D]; a single string gives [D].
 
         Raises:
-            UserError: If an item is no string, or ``max_length`` is more than the model has positions for.
+            UserError: If an item is no string, ``max_length`` is more than the model has positions for, there are fewer
+                dimensions than are to be kept, or the vectors do not fit the precision.
         """
         if isinstance(sentences, str):
-            single: NDArray[np.float32] = self.encode([sentences], normalize, max_length, token_budget)[0]
-            return single
-        limit = self.max_length if max_length is None else self.check_max_length(max_length)
-        budget = token_budget or _TOKEN_BUDGET.get(self.device.type, _GPU_TOKEN_BUDGET)
-        unit = self.normalize if normalize is None else normalize
-        blocks: Iterable[list[str]] = windows(sentences, _WINDOW)
-        if show_progress:
-            from simcse_kit.progress import track_rows
-
-            blocks = track_rows(blocks, total=len(sentences) if isinstance(sentences, Sized) else None)
+            alone: NDArray[Any] = self.encode(
+                [sentences], normalize, max_length, token_budget, truncate_dim=truncate_dim, precision=precision
+            )[0]
+            return alone
         was_training = self.training
         self.eval()
         try:
-            vectors = [self._encode_window(block, limit, budget, unit) for block in blocks]
+            return encode_texts(
+                self,
+                sentences,
+                normalize=self.normalize if normalize is None else normalize,
+                max_length=self.max_length if max_length is None else self.check_max_length(max_length),
+                token_budget=token_budget,
+                truncate_dim=truncate_dim,
+                precision=precision,
+                show_progress=show_progress,
+            )
         finally:
             self.train(was_training)
-        return np.concatenate(vectors) if vectors else np.empty((0, self.dimension), dtype=np.float32)
 
     def save_pretrained(self, directory: str | Path, dtype: str | torch.dtype | None = None) -> None:
         """Write a directory that sentence-transformers, transformers and ``from_pretrained`` open, with equal vectors.
@@ -383,18 +366,6 @@ class SentenceEncoder(nn.Module):
     def _dense_layers(self) -> list[Dense]:
         return [layer for layer in self.dense if isinstance(layer, Dense)]
 
-    def _encode_window(self, sentences: list[str], max_length: int, budget: int, unit: bool) -> NDArray[np.float32]:
-        tokens = self.tokenize(sentences, max_length)
-        vectors = torch.empty(len(tokens), self.dimension)
-        lengths = [len(row) for row in tokens]
-        batches = packed_batches if self.packs else length_sorted_batches
-        fused = fuse(self.backbone) if self.packs and sum(lengths) >= _FUSED_TOKENS else None
-        for rows in batches(lengths, budget):
-            ids, mask = pad([tokens[row] for row in rows], self.pad_id)
-            batch = self(ids.to(self.device), mask.to(self.device), fused).float()
-            vectors[rows] = (nn.functional.normalize(batch, dim=-1) if unit else batch).cpu()
-        return vectors.numpy()
-
 
 @lru_cache(maxsize=2)
 def _opened(model: str) -> SentenceEncoder:
@@ -403,7 +374,7 @@ def _opened(model: str) -> SentenceEncoder:
 
 def encode(
     sentences: str | Iterable[str], model: str | Path | SentenceEncoder = DEFAULT_MODEL, **options: Any
-) -> NDArray[np.float32]:
+) -> NDArray[Any]:
     """Encode sentences with a model that is opened once and kept.
 
     Args:

@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer
 import simcse_kit
 from simcse_kit import SentenceEncoder, UserError
 from simcse_kit import encoder as encoder_module
+from simcse_kit import encoding as encoding_module
 from simcse_kit.data.files import sha256_of_files
 from simcse_kit.locate import PACKAGED, locate
 from simcse_kit.pooling import POOLINGS
@@ -89,7 +90,7 @@ def test_any_iterable_of_strings_is_encoded_in_order(tiny, sentences):
 
 def test_order_is_kept_over_windows(tiny, sentences, monkeypatch):
     expected = tiny.encode(sentences)
-    monkeypatch.setattr(encoder_module, "_WINDOW", 5)
+    monkeypatch.setattr(encoding_module, "_WINDOW", 5)
     assert naive.largest_difference(tiny.encode(iter(sentences)), expected) < 1e-6
     with pytest.raises(UserError, match=r"^sentence 7 is NoneType, not a string: None$"):
         tiny.encode([*sentences[:7], None])
@@ -144,6 +145,30 @@ def test_encoding_leaves_the_mode_as_it_was(tiny_checkpoint, sentences):
         encoder.encode([None])
     assert encoder.training
     assert encoder.backbone.training
+
+
+def test_a_sentence_that_comes_again_is_encoded_once(tiny, sentences, monkeypatch):
+    expected, seen = tiny.encode(sentences), []
+    tokenize = tiny.tokenize
+    monkeypatch.setattr(tiny, "tokenize", lambda texts, *others: seen.extend(texts) or tokenize(texts, *others))
+    repeated = [*sentences, *sentences[::-1], sentences[2]]
+    assert naive.largest_difference(tiny.encode(repeated), [*expected, *expected[::-1], expected[2]]) < 1e-6
+    assert len(seen) == len(set(sentences))
+
+
+def test_vectors_keep_their_first_dimensions_and_are_stored_as_asked(tiny, sentences):
+    whole = tiny.encode(sentences, normalize=False)
+    short = tiny.encode(iter(sentences), normalize=True, truncate_dim=8)
+    expected = whole[:, :8] / np.linalg.norm(whole[:, :8], axis=1, keepdims=True)
+    assert naive.largest_difference(short, expected) < 1e-6
+    assert tiny.encode(sentences[0], truncate_dim=8, precision="float16").dtype == np.float16
+    bits = tiny.encode(sentences, normalize=False, precision="ubinary")
+    assert (bits == np.packbits(whole > 0, axis=1)).all()
+    for wrong in (0, 33):
+        with pytest.raises(UserError, match=f"truncate_dim {wrong}: the vectors have 1 to 32 dimensions"):
+            tiny.encode(sentences, truncate_dim=wrong)
+    with pytest.raises(UserError, match="precision int8"):
+        tiny.encode("one", precision="int8")
 
 
 def test_the_package_level_encode_opens_a_model_once(minilm, sentences, monkeypatch, tiny_checkpoint):

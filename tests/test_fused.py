@@ -12,6 +12,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from simcse_kit import SentenceEncoder, fused
 from simcse_kit import encoder as encoder_module
+from simcse_kit import encoding as encoding_module
 from simcse_kit.attention import use_packed_attention
 from simcse_kit.augment.augmenter import EmbeddingAugmenter
 from simcse_kit.batching import pad
@@ -33,7 +34,7 @@ def open_encoder(checkpoint, **options):
 @pytest.fixture(autouse=True)
 def always(monkeypatch):
     """Few texts are worth it here."""
-    monkeypatch.setattr(encoder_module, "_FUSED_TOKENS", 0)
+    monkeypatch.setattr(encoding_module, "_FUSED_TOKENS", 0)
 
 
 @pytest.fixture
@@ -219,7 +220,7 @@ def test_nothing_of_it_stays_in_the_encoder(bert, sentences, monkeypatch, tmp_pa
         made.append(weakref.ref(result))
         return result
 
-    monkeypatch.setattr(encoder_module, "fuse", fuse_and_watch)
+    monkeypatch.setattr(encoding_module, "fuse", fuse_and_watch)
     attributes, names = set(bert.__dict__), set(bert.state_dict())
     vectors = bert.encode(sentences)
     assert [reference() for reference in made] == [None]
@@ -236,7 +237,7 @@ def test_training_takes_the_ordinary_way(bert, sentences, monkeypatch):
     expected = [parameter.grad for parameter in trained]
     bert.zero_grad()
     bert.encode(sentences)
-    monkeypatch.setattr(encoder_module, "fuse", None)
+    monkeypatch.setattr(encoding_module, "fuse", None)
     bert(*batch).sum().backward()
     assert all(torch.equal(parameter.grad, one) for parameter, one in zip(trained, expected, strict=True))
 
@@ -313,7 +314,7 @@ def test_autocast_keeps_its_own_precisions(bert):
 @pytest.mark.parametrize(("more", "calls"), [(0, 1), (1, 0)])
 def test_it_takes_many_tokens_to_be_worth_it(bert, sentences, monkeypatch, more, calls):
     made = []
-    monkeypatch.setattr(encoder_module, "_FUSED_TOKENS", sum(map(len, bert.tokenize(sentences))) + more)
-    monkeypatch.setattr(encoder_module, "fuse", made.append)
+    monkeypatch.setattr(encoding_module, "_FUSED_TOKENS", sum(map(len, bert.tokenize(sentences))) + more)
+    monkeypatch.setattr(encoding_module, "fuse", made.append)
     bert.encode(sentences)
     assert len(made) == calls

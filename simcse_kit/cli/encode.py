@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -23,12 +23,12 @@ from simcse_kit.cli.common import (
     run,
 )
 from simcse_kit.errors import UserError
+from simcse_kit.quantization import Precision
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
-    Writer = Callable[[Path, list[str], NDArray[np.float32]], None]
+    Writer = Callable[[Path, list[str], NDArray[Any]], None]
 
 app = command_app()
 
@@ -47,7 +47,7 @@ def encode(
         typer.Option(
             "--output",
             "-o",
-            help="The vectors: .npy (float32, rows x dimensions) or .parquet (columns text and embedding). Row i "
+            help="The vectors: .npy (rows x dimensions) or .parquet (columns text and embedding). Row i "
             "belongs to row i of the input, blank lines of a .txt included. A file that is there is replaced.",
             metavar="FILE",
         ),
@@ -62,6 +62,12 @@ def encode(
             help="Bring vectors to unit length, or leave them as they are; by default as the model says.",
         ),
     ] = None,
+    truncate_dim: Annotated[
+        int | None, typer.Option(min=1, help="Keep the first so many dimensions (Matryoshka models).", metavar="N")
+    ] = None,
+    precision: Annotated[
+        Precision, typer.Option(help="What vectors are stored in; binary and ubinary hold eight dimensions a byte.")
+    ] = "float32",
     device: DeviceOption = None,
     dtype: DtypeOption = None,
 ) -> None:
@@ -75,7 +81,9 @@ def encode(
     texts = read_texts(source, column)
     encoder = open_encoder(model, pooling=pooling, max_length=max_length, device=device, dtype=dtype)
     start = time.perf_counter()
-    vectors = encoder.encode(texts, normalize=normalize, show_progress=sys.stderr.isatty())
+    vectors = encoder.encode(
+        texts, normalize=normalize, show_progress=sys.stderr.isatty(), truncate_dim=truncate_dim, precision=precision
+    )
     seconds = time.perf_counter() - start
     with replacing(output) as temporary:
         write(temporary, texts, vectors)
@@ -96,14 +104,14 @@ def _writer(output: Path) -> Writer:
     return writers[suffix]
 
 
-def _write_npy(path: Path, texts: list[str], vectors: NDArray[np.float32]) -> None:
+def _write_npy(path: Path, texts: list[str], vectors: NDArray[Any]) -> None:
     import numpy as np
 
     with path.open("wb") as file:  # given a name, numpy would append its own suffix
         np.save(file, vectors)
 
 
-def _write_parquet(path: Path, texts: list[str], vectors: NDArray[np.float32]) -> None:
+def _write_parquet(path: Path, texts: list[str], vectors: NDArray[Any]) -> None:
     import pyarrow
     import pyarrow.parquet
 

@@ -99,7 +99,7 @@ class MaskedLM(nn.Module):
 
         Logits are computed for the hidden tokens alone, [M, V].
         """
-        states = encoder.backbone(input_ids=tokens.ids, attention_mask=attention_mask).last_hidden_state
+        states = encoder.token_states(tokens.ids, attention_mask)
         hidden = states.flatten(0, 1)[tokens.places]
         logits = self.head(inputs_embeds=hidden.unsqueeze(0)).logits.squeeze(0)
         return nn.functional.cross_entropy(logits.float(), tokens.targets, reduction="sum")

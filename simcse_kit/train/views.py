@@ -25,6 +25,7 @@ from simcse_kit.train import distributed
 from simcse_kit.train.batches import TrainingRows
 from simcse_kit.train.recipe import Recipe
 from simcse_kit.train.sections import ViewSection
+from simcse_kit.train.template_bias import template_bias
 from simcse_kit.train.weighted import WeightedObjectives
 
 # Tokens, padding included, in a group of rows of like length.
@@ -308,7 +309,7 @@ class MergedForward(nn.Module):
         """The template bias of each row of some blocks, [B, D]."""
         templates = [self._blocks[place].view.template or self._template for place in places]
         lengths = mask.sum(dim=1).chunk(len(places))
-        return torch.cat([encoder.template_bias(*pair) for pair in zip(templates, lengths, strict=True)])
+        return torch.cat([template_bias(encoder, *pair) for pair in zip(templates, lengths, strict=True)])
 
 
 def _way(block: Block) -> _Way:

@@ -82,6 +82,17 @@ def test_options_reach_the_encoder(options, unit, tmp_path):
     assert bool(same) is ("cls" not in options)
 
 
+@pytest.mark.parametrize("suffix", [".npy", ".parquet"])
+def test_vectors_may_be_shorter_and_smaller(suffix, tmp_path):
+    source, output = tmp_path / "in.txt", tmp_path / f"out{suffix}"
+    source.write_text("\n".join(TEXTS) + "\n")
+    assert command.main([MODEL, str(source), "-o", str(output), "--truncate-dim", "64", "--precision", "ubinary"]) == 0
+    found = np.load(output) if suffix == ".npy" else np.array(pq.read_table(output)["embedding"].to_pylist())
+    expected = np.packbits(np.stack([encode(text) for text in TEXTS])[:, :64] > 0, axis=1)
+    assert found.shape == (6, 8)
+    assert np.unpackbits(found.astype(np.uint8) ^ expected).sum() <= 1  # a value next to 0 may round either way
+
+
 def test_the_command_says_one_line_and_nothing_else(tmp_path):
     source, output = tmp_path / "in.txt", tmp_path / "out.npy"
     source.write_text("A cat sleeps.\n")
