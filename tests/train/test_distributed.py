@@ -66,11 +66,12 @@ def train_noting_gradients(content, process, processes, port, notes):
     [
         (["a", "p"], [{}], {}),
         (["a", "p", "n"], [{"hard_negative_weight": 0.7}], {}),
+        (["a", "p", "n"], [{}], {"train__chunk_size": 2}),
         (["a", "p", "label"], [{"name": "softmax"}], {"data__convert": "nli_pairs"}),  # it has parameters of its own
         (["a", "p"], [{}, {"name": "mlm", "rate": 1 - 1e-9}], {}),
         (["a", "p"], [{"name": "nt_xent"}], {"views": [{}, {"embedding": {"name": "adversarial", "of": "views"}}]}),
     ],
-    ids=["pairs", "triplets", "classes", "masked tokens", "adversarial"],
+    ids=["pairs", "triplets", "chunks", "classes", "masked tokens", "adversarial"],
 )
 def test_two_processes_give_the_loss_and_the_gradient_of_one(
     columns, objectives, changes, recipe, lines, start, tmp_path, files
