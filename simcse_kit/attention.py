@@ -139,6 +139,8 @@ def use_packed_attention(backbone: PreTrainedModel) -> bool:
     try:
         with quiet(), torch.no_grad(), torch.autocast(backbone.device.type, enabled=False):
             fit = _packed_equals_padded(backbone)
+    except Exception:  # whatever a family makes of arguments it does not know
+        fit = False
     finally:
         for module, training in modes:
             module.training = training
@@ -164,10 +166,7 @@ def _packed_equals_padded(backbone: PreTrainedModel) -> bool:
     padded = backbone(input_ids=ids, attention_mask=mask, output_hidden_states=True).hidden_states
     backbone.set_attn_implementation(_NAME)
     packing = Packing(mask)
-    try:
-        packed = packed_states(backbone, ids, packing, all_layers=True)
-    except Exception:  # whatever a family makes of arguments it does not know
-        return False
+    packed = packed_states(backbone, ids, packing, all_layers=True)
     if packing.calls != len(padded) - 1:
         return False
     tolerance = _HALF_TOLERANCE if backbone.dtype in (torch.float16, torch.bfloat16) else _TOLERANCE

@@ -97,7 +97,7 @@ class Ours:
         self._trained = nn.ModuleList([prepared.encoder, prepared.objective])
         optimizer = adamw(self._trained, lr=recipe.train.lr, weight_decay=recipe.train.weight_decay)
         model, self._optimizer = prepared.accelerator.prepare(forward, optimizer)
-        self._gradients, self._prepared = Gradients(prepared, model), prepared
+        self._gradients, self._prepared = Gradients(prepared, model, recipe.train.chunk_size), prepared
 
     @classmethod
     def of_work(cls, work: Work, precision: Precision = "fp32") -> Ours:

@@ -140,6 +140,10 @@ class EmbeddingAugmenter:
         return output
 
     def _change_outputs(self, module: nn.Module, args: tuple[Any, ...], output: ModelOutput) -> None:
+        self._restore(module, output)
+        self._packing = None
+
+    def _restore(self, module: nn.Module, output: ModelOutput) -> None:
         if not (self._views and module.training):
             return
         # A backbone's own pooler has already seen the states, in the order of attention; the encoder does not use it.

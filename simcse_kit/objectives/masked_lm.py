@@ -7,6 +7,7 @@ Legend: B rows, T tokens, M tokens to be predicted, V vocabulary.
 
 from __future__ import annotations
 
+import warnings
 from typing import NamedTuple
 
 import torch
@@ -74,7 +75,9 @@ class MaskedLM(nn.Module):
             )
         self.head = _open_head(encoder)
         self._rate = rate
-        self._mask_id, self._vocabulary = encoder.tokenizer.mask_token_id, len(encoder.tokenizer)
+        self._mask_id = encoder.tokenizer.mask_token_id
+        # A tokenizer may have tokens that the checkpoint has no embeddings for.
+        self._vocabulary = min(len(encoder.tokenizer), encoder.backbone.config.vocab_size)
         self._special = torch.tensor(encoder.tokenizer.all_special_ids)
 
     def mask(self, ids: Tensor, attention_mask: Tensor, generator: Generator) -> MaskedTokens:
@@ -117,16 +120,23 @@ def _open_head(encoder: SentenceEncoder) -> nn.Module:
     file = encoder.weight_files[0]
     try:
         with quiet():
-            model = AutoModelForMaskedLM.from_pretrained(
-                file.parent, config=encoder.backbone.config, use_safetensors=file.suffix == ".safetensors"
+            model, info = AutoModelForMaskedLM.from_pretrained(
+                file.parent,
+                config=encoder.backbone.config,
+                use_safetensors=file.suffix == ".safetensors",
+                output_loading_info=True,
             )
     except Exception as error:  # what malformed files bring about; the tokenizers library raises plain Exceptions
         raise UserError(
             f"objectives: mlm: {encoder.source} cannot be opened with a head for it: {one_line(error)}"
         ) from error
+    if info["missing_keys"]:
+        warnings.warn(f"{encoder.source} has no head for masked tokens: mlm begins with a new one", stacklevel=2)
     setattr(model, model.base_model_prefix, _Given())
-    decoder = model.get_output_embeddings()
+    decoder, words = model.get_output_embeddings(), encoder.backbone.get_input_embeddings().weight
+    if decoder is None or decoder.weight.shape != words.shape:
+        raise UserError(f"objectives: mlm: {type(model).__name__} has a head that this objective cannot use")
     if getattr(model.config, "tie_word_embeddings", True):
-        decoder.weight = encoder.backbone.get_input_embeddings().weight
+        decoder.weight = words
     head: nn.Module = model.to(encoder.device, encoder.dtype)
     return head

@@ -211,3 +211,5 @@ SECTIONS: dict[str, type[PooledObjectiveSection]] = {
     section.model_fields["name"].default: section for section in get_args(PooledObjectiveSettings)
 }
 """The section of each pooled objective by its name."""
+TOKEN_SECTIONS: dict[str, type[ObjectiveSection]] = {"mlm": MaskedLMSettings}
+"""The section of each token objective by its name."""

@@ -35,10 +35,16 @@ class Loss(NamedTuple):
 class Gradients:
     """Computes the gradients of a step, in ever smaller chunks until they fit."""
 
-    def __init__(self, prepared: Prepared, model: nn.Module) -> None:
-        """Take what a run has prepared, and its forward pass, wrapped for precision and distribution."""
+    def __init__(self, prepared: Prepared, model: nn.Module, chunk_size: int | None) -> None:
+        """Take what a run has prepared.
+
+        Args:
+            prepared: All of it.
+            model: Its forward pass, wrapped for precision and distribution.
+            chunk_size: Rows of a process in a chunk; None: all of them.
+        """
         recipe = prepared.recipe
-        self.chunk_size = recipe.train.chunk_size
+        self.chunk_size = chunk_size
         self._prepared, self._model = prepared, model
         # One process alone cannot begin a step again; an adversarial view needs the loss of the whole batch first.
         self._can_split = prepared.accelerator.num_processes == 1 and recipe.adversarial is None
@@ -56,11 +62,11 @@ class Gradients:
             try:
                 return self._compute(rows, step)
             except torch.OutOfMemoryError:
-                largest = self.chunk_size or len(rows)
+                largest = min(self.chunk_size or len(rows), len(rows))
                 if largest == 1 or not self._can_split:
                     raise UserError(
-                        f"step {step}: out of memory with train.chunk_size {self.chunk_size or 'null'}; set a smaller "
-                        "one, or a smaller model.max_length or train.batch_size"
+                        f"step {step}: out of memory with {largest} rows at a time; set a smaller train.chunk_size "
+                        "(no adversarial view allows one), model.max_length or train.batch_size"
                     ) from None
                 self.chunk_size = (largest + 1) // 2
             self._model.zero_grad()

@@ -88,7 +88,7 @@ def train(  # noqa: C901 - one function that reads top to bottom
         run.check_same_data(record["data"])
     forward = MergedForward(recipe, encoder, views, objective, second=prepared.second, masked_lm=masked_lm)
     model, optimizer = accelerator.prepare(forward, optimizer)
-    gradients = Gradients(prepared, model)
+    gradients = Gradients(prepared, model, progress.chunk_size or settings.chunk_size)
     started = time.perf_counter() - progress.seconds
     if task is not None and progress.step == 0:
         progress.before = _evaluate(encoder, task, step=0)
@@ -110,6 +110,7 @@ def train(  # noqa: C901 - one function that reads top to bottom
             progress.step += 1
 
             loss = gradients.compute(rows, progress.step)
+            progress.chunk_size = gradients.chunk_size
             grad_norm = accelerator.clip_grad_norm_(trained.parameters(), settings.max_grad_norm or float("inf"))
             optimizer.step()
             optimizer.zero_grad()

@@ -12,6 +12,7 @@ from simcse_kit.data.sts import StsTask
 from simcse_kit.encoder import SentenceEncoder
 from simcse_kit.errors import UserError
 from simcse_kit.objectives.masked_lm import MaskedLM
+from simcse_kit.tokenization import template_tokens
 from simcse_kit.train.batches import Schedule, TrainingRows, check_classes, read_rows
 from simcse_kit.train.recipe import Recipe
 from simcse_kit.train.report import open_task
@@ -93,10 +94,20 @@ def open_encoder(recipe: Recipe, device: torch.device | None = None) -> Sentence
         template=model.template,
     )
     encoder.check_max_length(model.max_length)
+    for view in recipe.views:
+        if view.template:
+            _check_template(encoder, view.template, model.max_length)
     if model.head == "mlp":
         torch.manual_seed(recipe.seed)
         encoder.add_head(keep=model.keep_head)
     return encoder
+
+
+def _check_template(encoder: SentenceEncoder, template: str, max_length: int) -> None:
+    """Refuse a view's template that leaves no room for a word."""
+    fewest = sum(map(len, template_tokens(encoder.tokenizer, template))) + 1
+    if max_length < fewest:
+        raise UserError(f"views: template {template!r} alone takes model.max_length {max_length}; it needs {fewest}")
 
 
 def open_masked_lm(recipe: Recipe, encoder: SentenceEncoder) -> MaskedLM | None:

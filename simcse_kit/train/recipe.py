@@ -77,14 +77,21 @@ class Recipe(Section):
         names = [objective.name for objective in self.objectives]
         vectors = bool(self.pooled)
         attacks = [view.adversarial for view in self.views if view.adversarial]
+        first = self.views_per_text[0]
         rules = {
             "objectives: each may be named once": len(set(names)) < len(names),
             "objectives: a hard_negative_weight needs a third column in data.columns": self.data.texts < 3
             and any(getattr(objective, "hard_negative_weight", 0) for objective in self.objectives),
             "train.patience: nothing would be evaluated (evaluation.data is null)": self.train.patience is not None
             and self.evaluation.data is None,
-            "views.0: dropout: same needs a view before it": self.views_per_text[0].dropout == "same",
-            "views.0: adversarial needs a view before it": self.views_per_text[0].adversarial is not None,
+            "views.0: dropout: same needs a view before it": first.dropout == "same",
+            "views.0: adversarial needs a view before it": first.adversarial is not None,
+            "views.0: adversarial starts from it, so it must have no text, template or embedding": bool(attacks)
+            and bool(first.text or first.template or first.embedding),
+            "views: dropout: same is the first view's vector, so train.encoders must be 1": self.train.encoders == 2
+            and any(view.dropout == "same" for view in self.views),
+            "views: no objective is on vectors, so a view is its text alone": not vectors
+            and any(view.embedding or view.dropout is not True for view in self.views),
             "views: a template needs model.pooling: mask": self.model.pooling != "mask"
             and any(view.template for view in self.views),
             "views: adversarial of labels needs an objective that learns from labels (or of: views)": any(

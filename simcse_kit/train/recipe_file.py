@@ -11,9 +11,9 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from simcse_kit.augment.embedding import EMBEDDING_AUGMENTATIONS
+from simcse_kit.augment.embedding import EMBEDDING_AUGMENTATIONS, Adversarial
 from simcse_kit.errors import UserError
-from simcse_kit.objectives.settings import SECTIONS
+from simcse_kit.objectives.settings import SECTIONS, TOKEN_SECTIONS
 from simcse_kit.train.recipe import Recipe
 from simcse_kit.train.stages import merge, stage_contents
 
@@ -147,9 +147,10 @@ def _is_union_tag(loc: tuple[str | int, ...], place: int) -> bool:
 def _known_keys(path: tuple[str | int, ...]) -> list[str]:
     """The keys that a section of the recipe knows."""
     if path[:1] == ("objectives",):
-        return list(SECTIONS[str(path[2])].model_fields)
+        return list({**SECTIONS, **TOKEN_SECTIONS}[str(path[2])].model_fields)
     if "embedding" in path:
-        return [field.name for field in dataclasses.fields(EMBEDDING_AUGMENTATIONS[str(path[-1])])]  # type: ignore[arg-type]
+        kinds: dict[str, Any] = {**EMBEDDING_AUGMENTATIONS, Adversarial.name: Adversarial}
+        return [field.name for field in dataclasses.fields(kinds[str(path[-1])])]
     section: type[BaseModel] = Recipe
     for part in path:
         if isinstance(part, int):

@@ -37,6 +37,8 @@ class Progress:
         stale: Evaluations since then.
         before: The evaluation before the first step, or None.
         seconds: Time spent training and evaluating, over all sittings.
+        chunk_size: Rows of a process that were encoded at a time in the last step; None: all of them. It decides the
+            random draws, so a resumed run goes on with it.
     """
 
     step: int = 0
@@ -44,6 +46,7 @@ class Progress:
     stale: int = 0
     before: dict[str, Any] | None = None
     seconds: float = 0.0
+    chunk_size: int | None = None
 
     def note_score(self, score: dict[str, Any]) -> bool:
         """Keep an evaluation if it is the best so far (strictly, as the reference does); say whether it is."""

@@ -6,13 +6,13 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from simcse_kit.augment.embedding import Adversarial, EmbeddingSettings
 from simcse_kit.augment.text import check_text_augmentation
 from simcse_kit.errors import UserError
 from simcse_kit.objectives.settings import LabelKind
-from simcse_kit.template import split_template
+from simcse_kit.template import MASK_TEMPLATE, split_template
 
 PoolingName = Literal["cls", "cls_pooler", "mean", "max", "mask", "last2_mean", "first_last_mean", "first_last_mean_h0"]
 Convert = Literal[
@@ -28,15 +28,11 @@ _TEST_IN_NAME = re.compile(r"(?<![a-z])test(?![a-z])", re.IGNORECASE)
 Rate = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
-def _is_template(template: str) -> str:
+def _check_template(template: str | None) -> None:
     try:
-        split_template(template)
+        split_template(template or MASK_TEMPLATE)
     except UserError as error:
-        raise ValueError(str(error)) from None
-    return template
-
-
-Template = Annotated[str, AfterValidator(_is_template)]
+        raise ValueError(f"template: {error}") from None
 
 
 class Converted(NamedTuple):
@@ -77,7 +73,7 @@ class ModelSection(Section):
     pooling: PoolingName = "cls"
     head: Literal["none", "mlp"] = "mlp"
     keep_head: bool = False
-    template: Template | None = None
+    template: str | None = None
     remove_template_bias: bool = False
     dropout: Rate | None = None
     max_length: Annotated[int, Field(ge=3)] = 32
@@ -89,8 +85,11 @@ class ModelSection(Section):
     def _parts_exist(self) -> Self:
         if self.keep_head and self.head == "none":
             raise ValueError("keep_head: there is no head to keep (model.head is none)")
+        _check_template(self.template)
         if self.pooling != "mask" and (self.template or self.remove_template_bias):
             raise ValueError("template: only pooling mask has one")
+        if self.remove_template_bias and not self.template:
+            raise ValueError("template: remove_template_bias needs to know it; name it here, a saved model's own too")
         return self
 
 
@@ -160,7 +159,7 @@ class ViewSection(Section):
     """
 
     text: TextViewSection | None = None
-    template: Template | None = None
+    template: str | None = None
     embedding: Annotated[EmbeddingSettings | Adversarial, Field(discriminator="name")] | None = None
     dropout: bool | Literal["same"] = True
 
@@ -171,6 +170,7 @@ class ViewSection(Section):
 
     @model_validator(mode="after")
     def _takes_the_first_view_as_it_is(self) -> Self:
+        _check_template(self.template)
         if self.dropout == "same" and (self.text or self.template or self.embedding):
             raise ValueError("dropout: same takes the first view as it is, without an augmentation of its own")
         if self.adversarial and (self.text or self.template):
@@ -182,10 +182,11 @@ class TrainSection(Section):
     """How it is trained. ``encoders: 2`` gives the views or columns behind the first an encoder of their own.
 
     ``trained_share`` below 1 mixes the weights that training began with into what is evaluated and saved: less is
-    gained on the data, and less forgotten (WiSE-FT; 0.5 is a good guess).
+    gained on the data, and less forgotten (WiSE-FT; 0.5 is a good guess). A head, which begins at random, is left out,
+    and a stage begins with what the stage before it has saved.
 
     ``chunk_size`` rows of a process are encoded at a time (GradCache), whatever the batch is; null tries the whole
-    batch and, out of memory, ever smaller chunks.
+    batch and, out of memory in a single process, ever smaller chunks.
     """
 
     batch_size: Annotated[int, Field(ge=1)] = 64

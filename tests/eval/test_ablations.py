@@ -26,7 +26,7 @@ from simcse_kit.data.sts import STS_TASKS, SUBSETS, load_sts_task
 from simcse_kit.errors import UserError
 from simcse_kit.evaluate.bootstrap import paired_difference
 from simcse_kit.evaluate.sts import score_sts
-from simcse_kit.train import loop
+from simcse_kit.train import gradients
 from simcse_kit.train.recipe_file import load_recipe
 
 PUBLISHED = read_published()
@@ -292,7 +292,7 @@ def test_an_interrupted_grid_goes_on_where_it_was_and_gives_the_same(
     finished, command, material, tmp_path, monkeypatch
 ):
     steps, stop_at = [], [11]  # in the third of four runs of four steps
-    seed_step = loop.seed_step
+    seed_step = gradients.seed_step
 
     def counted(*arguments):
         steps.append(arguments)
@@ -300,7 +300,7 @@ def test_an_interrupted_grid_goes_on_where_it_was_and_gives_the_same(
             signal.raise_signal(signal.SIGINT)
         return seed_step(*arguments)
 
-    monkeypatch.setattr(loop, "seed_step", counted)
+    monkeypatch.setattr(gradients, "seed_step", counted)
     triplets = ["--triplets", str(material / "triplets.csv")]
     assert command(tmp_path, *triplets) == 130
     assert [step[0] for step in steps] == [3] * 8 + [1] * 3  # all rows with the first seed come first

@@ -35,6 +35,14 @@ def small_matrices():
         yield
 
 
+@pytest.fixture(autouse=True)
+def own_threads():
+    """What a benchmark sets its threads to is not what the tests behind it shall compute with."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="module")
 def texts(tmp_path_factory):
     """A file of texts that all differ in their number of characters, with blank lines and repetitions between."""

@@ -65,7 +65,7 @@ def assert_same(found, expected):
 @pytest.mark.parametrize("size", [1, 3])
 def test_chunks_have_the_gradients_of_their_joint_graph_with_dropout_on(prepared, case, size):
     made, model = prepared(case, train__chunk_size=size)
-    loss = Gradients(made, model).compute(ROWS, step=5)
+    loss = Gradients(made, model, made.recipe.train.chunk_size).compute(ROWS, step=5)
     found = gradients_of(model, made)
 
     random = seed_step(made.recipe.seed, 5, 0)
@@ -86,7 +86,7 @@ def test_without_dropout_chunks_have_the_loss_and_the_gradients_of_the_whole_bat
     results = []
     for size in (None, 2):
         made, model = prepared(case, model__dropout=0.0, train__chunk_size=size)
-        loss = Gradients(made, model).compute(ROWS, step=1)
+        loss = Gradients(made, model, made.recipe.train.chunk_size).compute(ROWS, step=1)
         results.append((loss, gradients_of(model, made)))
     (whole, expected), (chunked, found) = results
     assert chunked.value.item() == pytest.approx(whole.value.item(), abs=1e-5)
@@ -96,11 +96,11 @@ def test_without_dropout_chunks_have_the_loss_and_the_gradients_of_the_whole_bat
 
 def test_draws_that_are_not_repeated_would_be_noticed(prepared, monkeypatch):
     made, model = prepared("triplets", train__chunk_size=3)
-    Gradients(made, model).compute(ROWS, step=1)
+    Gradients(made, model, made.recipe.train.chunk_size).compute(ROWS, step=1)
     right = gradients_of(model, made)
     forgetful = lambda *args, **options: checkpoint(*args, **options, preserve_rng_state=False)  # noqa: E731
     monkeypatch.setattr(views_module, "checkpoint", forgetful)
-    Gradients(made, model).compute(ROWS, step=1)
+    Gradients(made, model, made.recipe.train.chunk_size).compute(ROWS, step=1)
     with pytest.raises(AssertionError):
         assert_same(gradients_of(model, made), right)
 
@@ -126,11 +126,11 @@ def memory(monkeypatch):
 
 def test_out_of_memory_halves_the_chunk_and_the_step_is_what_it_would_have_been(prepared, memory):
     made, model = prepared("triplets", train__chunk_size=2)
-    loss = Gradients(made, model).compute(ROWS, step=1)
+    loss = Gradients(made, model, made.recipe.train.chunk_size).compute(ROWS, step=1)
     expected = gradients_of(model, made)
 
     made, model = prepared("triplets")
-    sizes, computing = memory(2), Gradients(made, model)
+    sizes, computing = memory(2), Gradients(made, model, made.recipe.train.chunk_size)
     again = computing.compute(ROWS, step=1)
     assert sizes[:3] == [7, 4, 2] and computing.chunk_size == 2
     assert again.value == loss.value
@@ -144,4 +144,4 @@ def test_where_nothing_helps_the_user_is_told(prepared, memory):
     made, model = prepared("triplets")
     memory(0)
     with pytest.raises(UserError, match="step 3: out of memory"):
-        Gradients(made, model).compute(ROWS, step=3)
+        Gradients(made, model, made.recipe.train.chunk_size).compute(ROWS, step=3)
