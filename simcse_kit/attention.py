@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.masking_utils import sdpa_mask
 
-from simcse_kit.backbone import quiet
+from simcse_kit.backbone import position_ids, quiet
 from simcse_kit.packing import Packing
 
 _NAME = "simcse_kit_packed"
@@ -116,7 +116,7 @@ def packed_states(
     """
     outputs = backbone(
         input_ids=packing.pack(input_ids),
-        position_ids=packing.pack(_position_ids(backbone, input_ids)),
+        position_ids=packing.pack(position_ids(backbone, input_ids)),
         packing=packing,
         output_hidden_states=all_layers,
     )
@@ -169,21 +169,11 @@ def _packed_equals_padded(backbone: PreTrainedModel) -> bool:
     packed = packed_states(backbone, ids, packing, all_layers=True)
     if packing.calls != len(padded) - 1:
         return False
-    tolerance = _HALF_TOLERANCE if backbone.dtype in (torch.float16, torch.bfloat16) else _TOLERANCE
-    for expected, found in zip(map(packing.pack, padded), packed, strict=True):
-        apart, scale = (found - expected).norm(dim=-1), expected.norm(dim=-1)
-        if not bool((apart <= tolerance * scale).all()):
-            return False
-    return True
+    return all(same_states(expected, found) for expected, found in zip(map(packing.pack, padded), packed, strict=True))
 
 
-def _position_ids(backbone: PreTrainedModel, input_ids: Tensor) -> Tensor:
-    """The position of each token in the backbone's own counting, [B, T]; at padding, any."""
-    table = getattr(getattr(backbone, "embeddings", None), "position_embeddings", None)
-    padding_idx = getattr(table, "padding_idx", None)
-    if padding_idx is None:
-        return torch.arange(input_ids.shape[1], device=input_ids.device).expand_as(input_ids)
-    # The RoBERTa family counts the tokens that are not its padding token, from the padding index + 1.
-    counted = input_ids.ne(padding_idx).long()
-    positions: Tensor = counted.cumsum(dim=1) * counted + padding_idx
-    return positions
+def same_states(expected: Tensor, found: Tensor) -> bool:
+    """Whether the states of every token, [..., D], differ by no more than rounding explains in their precision."""
+    tolerance = _HALF_TOLERANCE if expected.dtype.itemsize == 2 else _TOLERANCE
+    apart, scale = (found - expected).norm(dim=-1), expected.norm(dim=-1)
+    return bool((apart <= tolerance * scale).all())

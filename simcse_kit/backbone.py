@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import (
     CONFIG_MAPPING,
     MODEL_FOR_MASKED_LM_MAPPING,
@@ -162,6 +162,17 @@ def first_position(backbone: PreTrainedModel) -> int:
     """The position id of a text's first token: 0, but in the RoBERTa family the padding index + 1."""
     padding_idx = getattr(_position_table(backbone), "padding_idx", None)
     return 0 if padding_idx is None else padding_idx + 1
+
+
+def position_ids(backbone: PreTrainedModel, input_ids: Tensor) -> Tensor:
+    """The position id of each token in the backbone's own counting, [B, T] -> [B, T]; at padding, any."""
+    first = first_position(backbone)
+    if first == 0:
+        return torch.arange(input_ids.shape[1], device=input_ids.device).expand_as(input_ids)
+    # The RoBERTa family counts the tokens that are not its padding token.
+    counted = input_ids.ne(first - 1).long()
+    positions: Tensor = counted.cumsum(dim=1) * counted + first - 1
+    return positions
 
 
 def position_limit(backbone: PreTrainedModel) -> int:

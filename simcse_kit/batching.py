@@ -10,6 +10,9 @@ from torch import Tensor
 
 from simcse_kit.errors import UserError
 
+# Tokens in a batch on a CPU: what its caches hold.
+CPU_TOKEN_BUDGET = 2_048
+
 
 def windows(sentences: Iterable[str], size: int) -> Iterator[list[str]]:
     """Cut any iterable of sentences into lists of at most ``size``, checking that each is text.

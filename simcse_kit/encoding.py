@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.functional import normalize as unit_length
 
-from simcse_kit.batching import length_sorted_batches, pad, windows
+from simcse_kit.batching import CPU_TOKEN_BUDGET, length_sorted_batches, pad, windows
 from simcse_kit.errors import UserError
 from simcse_kit.fused import fuse
 from simcse_kit.packing import packed_batches
@@ -21,8 +21,7 @@ if TYPE_CHECKING:
 
 # Sentences that are tokenised, sorted by length and encoded at a time: enough to sort well, bounded in memory.
 _WINDOW = 16_384
-# Tokens in a batch: on a CPU what its caches hold, on a GPU enough to fill it.
-_TOKEN_BUDGET = {"cpu": 2_048}
+# Tokens in a batch on a GPU: enough to fill it.
 _GPU_TOKEN_BUDGET = 32_768
 # Tokens of a window from which on its backbone is fused for it: twice what makes up for that.
 _FUSED_TOKENS = 4_096
@@ -47,7 +46,7 @@ def encode_texts(
     width = encoder.dimension if truncate_dim is None else truncate_dim
     if not 0 < width <= encoder.dimension:
         raise UserError(f"truncate_dim {width}: the vectors have 1 to {encoder.dimension} dimensions")
-    budget = token_budget or _TOKEN_BUDGET.get(encoder.device.type, _GPU_TOKEN_BUDGET)
+    budget = token_budget or (CPU_TOKEN_BUDGET if encoder.device.type == "cpu" else _GPU_TOKEN_BUDGET)
     blocks: Iterable[list[str]] = windows(sentences, _WINDOW)
     if show_progress:
         from simcse_kit.progress import track_rows

@@ -22,14 +22,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.activations import GELUActivation
 
-from simcse_kit.attention import packed_states
+from simcse_kit.attention import packed_states, same_states
+from simcse_kit.batching import CPU_TOKEN_BUDGET
 from simcse_kit.packing import Packing
 
-# How far fused states may be from the backbone's own, as a share of their length: what rounding explains in single and
-# in half precision. Where a step is missing or another one, it is more than half.
-_TOLERANCE, _HALF_TOLERANCE = 1e-5, 0.1
-# Tokens of a batch that the order of the weights suits best; it serves any number.
-_TOKENS = 2_048
 # In bfloat16 PyTorch's one-step attention is slower than three steps, up to the length whose scores leave the caches.
 _THREE_STEPS = 128
 
@@ -105,7 +101,7 @@ class _Linear:
         if any(type(layer) is not nn.Linear for layer in layers):
             raise TypeError("adapters, quantised layers and the like compute more than their weights tell")
         weight = torch.cat([layer.weight for layer in layers])
-        self._weight = torch.ops.mkldnn._reorder_linear_weight(weight, _TOKENS)
+        self._weight = torch.ops.mkldnn._reorder_linear_weight(weight, CPU_TOKEN_BUDGET)  # suits these best, serves any
         self._bias = torch.cat([layer.bias for layer in layers])
 
     def __call__(self, states: Tensor, then: str = "none") -> Tensor:
@@ -182,8 +178,4 @@ def _equals(fused: FusedBackbone, backbone: PreTrainedModel) -> bool:
     expected = packed_states(backbone, ids, packing, all_layers=True)
     first = torch.cat([rows[:, 0] for (rows,) in packing.by_length(expected[-1])])
     found = [*fused.states(ids, packing, all_layers=True), fused.first_states(ids, packing)]
-    tolerance = _HALF_TOLERANCE if backbone.dtype.itemsize == 2 else _TOLERANCE
-    return all(
-        bool(((ours - own).norm(dim=-1) <= tolerance * own.norm(dim=-1)).all())
-        for own, ours in zip([*expected, first], found, strict=True)
-    )
+    return all(same_states(own, ours) for own, ours in zip([*expected, first], found, strict=True))

@@ -284,8 +284,8 @@ def test_rounding_is_told_from_errors(tiny_checkpoint, monkeypatch, dtype):
 
 @pytest.mark.parametrize("family", ["bert", "roberta"])
 def test_wrong_positions_are_found_out(tiny_checkpoint, monkeypatch, family):
-    own = attention._position_ids
-    monkeypatch.setattr(attention, "_position_ids", lambda *batch: own(*batch) + 1)
+    own = attention.position_ids
+    monkeypatch.setattr(attention, "position_ids", lambda *batch: own(*batch) + 1)
     with pytest.warns(UserWarning, match="batches are padded"):
         assert not use_packed_attention(open_backbone(tiny_checkpoint(family)))
 

@@ -10,12 +10,11 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from eval.ablations.grid import DataKind
 from eval.ablations.statistics import Difference
-from simcse_kit.errors import UserError
-from simcse_kit.output import replacing
+from eval.result_files import read_json
 from simcse_kit.train.sections import PoolingName
 
 
@@ -155,21 +154,10 @@ def spread(values: Sequence[float | None]) -> Spread | None:
     return Spread(mean=fmean(defined), std=stdev(defined) if len(defined) > 1 else None)
 
 
-def write_grid(path: Path, result: GridResult) -> None:
-    """Write a result file, whole or not at all."""
-    with replacing(path) as temporary:
-        temporary.write_text(result.model_dump_json(indent=2) + "\n", encoding="utf-8")
-
-
 def read_grid_result(path: Path) -> GridResult:
     """Read a result file.
 
     Raises:
         UserError: If it is not one.
     """
-    try:
-        return GridResult.model_validate_json(path.read_text(encoding="utf-8"))
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise UserError(f"{path}: not a result file of eval.ablations ({where}: {first['msg']})") from None
+    return read_json(path, TypeAdapter(GridResult), "eval.ablations")

@@ -8,9 +8,10 @@ from functools import cached_property
 from pathlib import Path
 
 from eval.ablations.grid import Common, DataKind, Grid, GridRow, recipe_of
-from eval.ablations.results import GridResult, RowResult, Run, Scores, spread, write_grid
+from eval.ablations.results import GridResult, RowResult, Run, Scores, spread
 from eval.ablations.runs import Sets, measure_run, measure_untrained, similarities_on_test, train_run, unavailable
 from eval.ablations.statistics import Difference, Sample, differences
+from eval.result_files import write_json
 from simcse_kit.data.readers import data_sha256
 from simcse_kit.errors import UserError
 from simcse_kit.evaluate.results import RECORDED_PACKAGES, package_versions
@@ -123,7 +124,7 @@ class Study:
                     raise UserError(f"{what}: {error}") from None
                 runs[row.name].append(run)
                 print(f"{what}: STS-B dev {_shown(run.scores.dev)}, test {_shown(run.scores.test)}", flush=True)
-            write_grid(self.result_file, self._result(runs, self.seeds[:number]))
+            write_json(self.result_file, self._result(runs, self.seeds[:number]))
         return True
 
     def _result(self, runs: Mapping[str, list[Run]], seeds: Sequence[int]) -> GridResult:

@@ -161,10 +161,10 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def _finish(result: Result, output: Path) -> None:
-    from eval.bench.results import write_result
     from eval.bench.table import result_tables
+    from eval.result_files import write_json
 
-    write_result(output, result)
+    write_json(output, result)
     print(result_tables(result))
 
 

@@ -9,10 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from simcse_kit.errors import UserError
-from simcse_kit.output import replacing
+from eval.result_files import read_json
 
 
 class _Entry(BaseModel):
@@ -276,21 +275,10 @@ Result = EncodeResult | TrainResult | MemoryResult | ImportResult
 _FILE: TypeAdapter[Result] = TypeAdapter(Annotated[Result, Field(discriminator="benchmark")])
 
 
-def write_result(path: Path, result: Result) -> None:
-    """Write a result file, whole or not at all."""
-    with replacing(path) as temporary:
-        temporary.write_text(result.model_dump_json(indent=2) + "\n", encoding="utf-8")
-
-
 def read_result(path: Path) -> Result:
     """Read a result file.
 
     Raises:
         UserError: If it is not one.
     """
-    try:
-        return _FILE.validate_json(path.read_text(encoding="utf-8"))
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise UserError(f"{path}: not a result file of eval.bench ({where}: {first['msg']})") from None
+    return read_json(path, _FILE, "eval.bench")

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
 from simcse_kit.augment.embedding import EmbeddingAugmentation
+from simcse_kit.backbone import first_position, position_ids
 from simcse_kit.errors import UserError
 from simcse_kit.packing import Packing
 
@@ -49,8 +50,6 @@ class EmbeddingAugmenter:
             )
         self._backbone = backbone
         self._width = norms[-1].normalized_shape[0]
-        # Where the position table has a padding index, as RoBERTa's, positions are counted from it + 1.
-        self._padding_idx = getattr(getattr(embeddings, "position_embeddings", None), "padding_idx", None)
         self._views: list[_DrawnView] = []
         self._recorded: list[Tensor] | None = None
         self._packing: Packing | None = None
@@ -119,11 +118,10 @@ class EmbeddingAugmenter:
             **kwargs,
             "input_ids": self._by_view(lambda view, rows, drawn: view.on_ids(rows, drawn), kwargs["input_ids"]),
         }
-        if self._padding_idx is not None:
+        if first_position(self._backbone):
             own = kwargs.get("position_ids")
             if own is None:
-                mask = kwargs["attention_mask"]
-                own = mask.cumsum(dim=1) * mask + self._padding_idx
+                own = position_ids(self._backbone, kwargs["input_ids"])
             positions = self._by_view(lambda view, rows, drawn: view.on_positions(rows, drawn), own)
             if positions is not own:
                 changed["position_ids"] = positions

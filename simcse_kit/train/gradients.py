@@ -64,9 +64,10 @@ class Gradients:
             except torch.OutOfMemoryError:
                 largest = min(self.chunk_size or len(rows), len(rows))
                 if largest == 1 or not self._can_split:
+                    ways = "" if self._prepared.recipe.adversarial else "train.chunk_size, "
                     raise UserError(
-                        f"step {step}: out of memory with {largest} rows at a time; set a smaller train.chunk_size "
-                        "(no adversarial view allows one), model.max_length or train.batch_size"
+                        f"step {step}: out of memory with {largest} rows at a time; set a smaller "
+                        f"{ways}train.batch_size or model.max_length"
                     ) from None
                 self.chunk_size = (largest + 1) // 2
             self._model.zero_grad()

@@ -121,14 +121,16 @@ def _describe_cost(recipe: Recipe, rows: TrainingRows, encoder: SentenceEncoder)
     length = recipe.model.max_length
     lengths = [len(ids) for column in rows.texts for ids in encoder.tokenize(column[:_SAMPLE], length)]
     mean, longest = sum(lengths) / len(lengths), max(lengths)
-    views, batch = len(rows.texts) * len(recipe.views_per_text), min(recipe.train.batch_size, len(rows))
+    encoded = [view for view in recipe.views_per_text if view.dropout != "same"]
+    views, batch = len(rows.texts) * len(encoded), min(recipe.train.batch_size, len(rows))
     tokens = mean * views * batch
+    kept = min(recipe.train.chunk_size or batch, batch)
     config = encoder.backbone.config
     # What a transformer layer keeps for its backward pass (Korthikanti et al. 2022, arXiv:2205.05198, equation 2),
     # counted in half precision there and doubled for float32.
     width = 1 if recipe.train.precision != "fp32" else 2
     layer = longest * config.hidden_size * (34 + 5 * config.num_attention_heads * longest / config.hidden_size)
-    activations = width * layer * config.num_hidden_layers * views * batch
+    activations = width * layer * config.num_hidden_layers * views * kept
     weights = (
         recipe.train.encoders * _BYTES_PER_PARAMETER * sum(p.numel() for p in encoder.parameters() if p.requires_grad)
     )

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from simcse_kit.augment.embedding import Adversarial, EmbeddingSettings
+from simcse_kit.augment.embedding import Adversarial, EmbeddingSettings, Rate
 from simcse_kit.augment.text import check_text_augmentation
 from simcse_kit.errors import UserError
 from simcse_kit.objectives.settings import LabelKind
@@ -25,7 +25,6 @@ Convert = Literal[
     "next_three_sentences",
 ]
 _TEST_IN_NAME = re.compile(r"(?<![a-z])test(?![a-z])", re.IGNORECASE)
-Rate = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
 def _check_template(template: str | None) -> None:

@@ -13,8 +13,9 @@ from simcse_kit.tokenization import template_tokens
 def template_bias(encoder: SentenceEncoder, template: str, lengths: Tensor) -> Tensor:
     """The vectors of a template without a text in it, PromptBERT's template bias, by the text's length.
 
-    The tokens behind the text stay at the positions that they have behind a text of that length. (Jiang et al.
-    2022, arXiv:2201.04337, section 4.3, where the bias is taken away from the vectors in training alone.)
+    The tokens behind the text stay where they are behind a text of that length, with nothing to be attended to in
+    between, so that absolute and relative positions are those of the whole input. (Jiang et al. 2022,
+    arXiv:2201.04337, section 4.3, where the bias is taken away from the vectors in training alone.)
 
     Args:
         encoder: One with pooling ``mask``.
@@ -26,12 +27,16 @@ def template_bias(encoder: SentenceEncoder, template: str, lengths: Tensor) -> T
     """
     before, after = template_tokens(encoder.tokenizer, template)
     ends, rows = torch.unique(lengths, return_inverse=True)
-    ids = torch.tensor([*before, *after], device=encoder.device).expand(len(ends), -1)
-    behind = ends.unsqueeze(1) - len(after) + torch.arange(len(after), device=encoder.device)
-    ahead = torch.arange(len(before), device=encoder.device).expand(len(ends), -1)
-    positions = torch.cat([ahead, behind], dim=1) + first_position(encoder.backbone)
+    columns = torch.arange(int(ends.max()), device=encoder.device).expand(len(ends), -1)
+    behind = columns - (ends - len(after)).unsqueeze(1)  # the place among the tokens behind the text
+    is_before, is_behind = columns < len(before), (behind >= 0) & (behind < len(after))
+    tokens = torch.tensor([*before, *after], device=encoder.device)
+    ids = tokens[torch.where(is_behind, len(before) + behind, columns.clamp(max=len(before) - 1))]
     states = encoder.backbone(
-        input_ids=ids, attention_mask=torch.ones_like(ids), position_ids=positions
+        input_ids=ids,
+        attention_mask=(is_before | is_behind).long(),
+        position_ids=columns + first_position(encoder.backbone),
     ).last_hidden_state
-    bias: Tensor = states[:, len(before) + after.index(encoder.tokenizer.mask_token_id)]
+    at_mask = ends - len(after) + after.index(encoder.tokenizer.mask_token_id)
+    bias: Tensor = states[torch.arange(len(ends), device=encoder.device), at_mask]
     return bias[rows]

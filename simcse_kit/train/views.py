@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from simcse_kit.augment.augmenter import EmbeddingAugmenter, GivenEmbeddings, adversarial_noise
 from simcse_kit.augment.embedding import Adversarial, EmbeddingAugmentation
 from simcse_kit.augment.text import BatchAugmentation, open_text_augmentation
-from simcse_kit.batching import length_sorted_batches, pad
+from simcse_kit.batching import CPU_TOKEN_BUDGET, length_sorted_batches, pad
 from simcse_kit.encoder import SentenceEncoder
 from simcse_kit.objectives.masked_lm import MaskedLM, MaskedTokens
 from simcse_kit.template import MASK_TEMPLATE
@@ -27,9 +27,6 @@ from simcse_kit.train.recipe import Recipe
 from simcse_kit.train.sections import ViewSection
 from simcse_kit.train.template_bias import template_bias
 from simcse_kit.train.weighted import WeightedObjectives
-
-# Tokens, padding included, in a group of rows of like length.
-_TOKEN_BUDGET = 2_048
 
 
 @dataclass(frozen=True)
@@ -319,7 +316,7 @@ def _way(block: Block) -> _Way:
 def _by_length(encode: Callable[[Tensor, Tensor], Tensor], ids: Tensor, mask: Tensor) -> Tensor:
     """One forward pass, its rows in groups of like length: on a CPU padding costs as much as text does."""
     lengths: list[int] = mask.sum(dim=1).tolist()
-    groups = list(length_sorted_batches(lengths, _TOKEN_BUDGET))
+    groups = list(length_sorted_batches(lengths, CPU_TOKEN_BUDGET))
     vectors = []
     for rows in groups:
         longest = max(1, *(lengths[row] for row in rows))

@@ -9,7 +9,7 @@ from concurrent.futures.process import BrokenProcessPool
 import numpy as np
 import pytest
 import torch
-from small_files import WORDS, write_csv
+from small_files import WORDS, write_csv, write_stsb
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModel, AutoTokenizer
 
@@ -57,12 +57,8 @@ def texts(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def senteval(tmp_path_factory):
-    draw, folder = random.Random(1), tmp_path_factory.mktemp("senteval")
-    (folder / "STS" / "STSBenchmark").mkdir(parents=True)
-    for split in ("train", "dev", "test"):
-        pairs = [[" ".join(draw.choices(WORDS, k=4)) for _ in range(2)] for _ in range(24)]
-        rows = [f"g\tf\ty\t{i}\t{draw.uniform(0, 5):.2f}\t{a}\t{b}" for i, (a, b) in enumerate(pairs)]
-        (folder / "STS" / "STSBenchmark" / f"sts-{split}.csv").write_text("\n".join(rows) + "\n")
+    folder = tmp_path_factory.mktemp("senteval")
+    write_stsb(folder / "STS" / "STSBenchmark")
     return folder
 
 

@@ -1,12 +1,11 @@
 """The comparison with sentence-transformers' CoSENT, on a tiny model and a few pairs."""
 
 import json
-import random
 
 import pytest
 import yaml
 from sentence_transformers import SentenceTransformer
-from small_files import WORDS
+from small_files import write_stsb
 
 from eval import peer_cosent
 from simcse_kit import SentenceEncoder
@@ -17,12 +16,7 @@ from simcse_kit.evaluate.sts import score_sts
 @pytest.fixture
 def senteval(tmp_path):
     """A folder with raw STS-B of 24 made-up pairs a split."""
-    draw, folder = random.Random(1), tmp_path / "senteval" / "raw" / "STSBenchmark"
-    folder.mkdir(parents=True)
-    for split in ("train", "dev", "test"):
-        pairs = [[" ".join(draw.choices(WORDS, k=4)) for _ in range(2)] for _ in range(24)]
-        rows = [f"g\tf\ty\t{i}\t{draw.uniform(0, 5):.2f}\t{a}\t{b}" for i, (a, b) in enumerate(pairs)]
-        (folder / f"sts-{split}.csv").write_text("\n".join(rows) + "\n")
+    write_stsb(tmp_path / "senteval" / "raw" / "STSBenchmark")
     return tmp_path / "senteval"
 
 

@@ -68,7 +68,7 @@ def test_by_default_all_views_share_one_forward_and_two_of_a_text_differ_by_thei
 
 
 def test_rows_in_groups_of_like_length_give_the_vectors_and_gradients_of_one_padded_batch(recipe, monkeypatch):
-    monkeypatch.setattr(views_module, "_TOKEN_BUDGET", 12)
+    monkeypatch.setattr(views_module, "CPU_TOKEN_BUDGET", 12)
     content = pairs(recipe, model__dropout=0.0)
     encoder, by_text, ids, mask = forward(content)
     encoder._backbone_packs = False
@@ -182,7 +182,7 @@ def test_an_adversarial_view_moves_the_first_views_embeddings_to_where_the_loss_
     assert (moved_premise - premise).abs().max() > 1e-2
 
 
-@pytest.mark.parametrize("family", ["bert", "roberta"])
+@pytest.mark.parametrize("family", ["bert", "deberta-v2", "modernbert", "mpnet", "roberta"])
 def test_the_template_bias_of_each_view_is_what_its_mask_is_without_a_text_to_attend_to(
     recipe, files, tiny_checkpoint, family
 ):
@@ -200,7 +200,7 @@ def test_the_template_bias_of_each_view_is_what_its_mask_is_without_a_text_to_at
         views=[{}, {"template": other}],
     )
     encoder, ((one, two),), ids, mask = forward(content, rows=TrainingRows(ROWS.texts[:1]))
-    start = {"bert": "[CLS]", "roberta": "<s>"}[family]
+    start = encoder.tokenizer.convert_ids_to_tokens(int(ids[0, 0]))
     templates = [content.model.template] * 3 + [other] * 3
     for place, (vector, template) in enumerate(zip([*one, *two], templates, strict=True)):
         n = int(mask[place].sum())
