@@ -214,7 +214,7 @@ def parse_dtype(dtype: str | torch.dtype | None) -> torch.dtype:
     """
     found: Any = dtype if isinstance(dtype, torch.dtype) else getattr(torch, dtype or "float32", None)
     if found not in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
-        raise UserError(f"dtype {dtype!r} is unknown; use float32, bfloat16 or float16")
+        raise UserError(f"dtype {dtype!r} is unknown; use float32, bfloat16, float16 or, to encode on a CPU, int8")
     return cast(torch.dtype, found)
 
 

@@ -18,6 +18,7 @@ from simcse_kit.attention import packed_states, use_packed_attention
 from simcse_kit.encoding import encode_texts
 from simcse_kit.errors import UserError
 from simcse_kit.fused import FusedBackbone
+from simcse_kit.int8 import has_int8_layers, quantize_layers
 from simcse_kit.locate import DEFAULT_MODEL, locate
 from simcse_kit.modules import Dense, Layout, read_layout, write_layout
 from simcse_kit.packing import Packing
@@ -94,7 +95,8 @@ class SentenceEncoder(nn.Module):
             pooling: A name in ``POOLINGS``. None: as the model's modules say; for a plain checkpoint ``mean``, and
                 for the models released with SimCSE ``cls`` (unsupervised) or ``cls_pooler`` (supervised).
             device: Where it runs. None: a GPU where there is one, else the CPU.
-            dtype: Of the weights, such as ``"bfloat16"``. None: float32, whatever the file holds.
+            dtype: Of the weights, such as ``"bfloat16"``. None: float32, whatever the file holds. ``"int8"``: of the
+                backbone's linear layers, on a CPU, to encode but neither train nor save.
             max_length: Tokens a text is cut to, special ones included. None: as the model says.
             dropout: Rate of every dropout of the backbone, attention probabilities included. None: its own.
             revision: Branch, tag or commit on the hub.
@@ -109,7 +111,11 @@ class SentenceEncoder(nn.Module):
         name = str(name_or_path)
         if pooling is not None and pooling not in POOLINGS:
             raise UserError(f"pooling {pooling!r} is unknown; known: {', '.join(POOLINGS)}")
-        place, precision = hf.parse_device(device), hf.parse_dtype(dtype)
+        place = hf.parse_device(device)
+        integers = str(dtype) in ("int8", "torch.int8")
+        if integers and place.type != "cpu":
+            raise UserError(f"dtype int8 is for CPUs, the device is {place}; use bfloat16 or float16 there")
+        precision = hf.parse_dtype(None if integers else dtype)
         directory = locate(name, revision=revision, allow_pickle=allow_pickle, allow_code=trust_remote_code)
         layout = read_layout(directory, allow_pickle=allow_pickle)
         layout = layout or Layout(pooling=hf.released_pooling(name) or "mean")
@@ -134,7 +140,10 @@ class SentenceEncoder(nn.Module):
         if max_length is not None:
             encoder.max_length = encoder.check_max_length(max_length)
         encoder.dense.to(precision)
-        return encoder.to(place).eval()
+        encoder.to(place).eval()
+        if integers:
+            encoder._to_int8()
+        return encoder
 
     @property
     def device(self) -> torch.device:
@@ -143,8 +152,8 @@ class SentenceEncoder(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The type of the weights."""
-        return self.backbone.dtype
+        """The type of the weights; int8 where it is that of the linear layers."""
+        return torch.int8 if has_int8_layers(self.backbone) else self.backbone.dtype
 
     @property
     def dimension(self) -> int:
@@ -332,7 +341,12 @@ class SentenceEncoder(nn.Module):
         Args:
             directory: Made where it does not exist; files of the same name are replaced.
             dtype: Of the weights. None: float32.
+
+        Raises:
+            UserError: If the encoder was opened in int8, which leaves too little of its weights.
         """
+        if self.dtype == torch.int8:
+            raise UserError(f"{self.source}: opened in int8 to encode; to save it, open it in float32")
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         stored = hf.parse_dtype(dtype)
@@ -361,6 +375,11 @@ class SentenceEncoder(nn.Module):
             pooler=becomes_pooler.linear if becomes_pooler else None,
         )
         write_layout(directory, layout, self.backbone.config, self.tokenizer.mask_token_id)
+
+    def _to_int8(self) -> None:
+        # Whether packed and padded states are equal is found out while rounding does not yet blur it.
+        assert self.packs in (True, False)
+        quantize_layers(self.backbone, keep=[hf.pooler_linear(self.backbone)])
 
     @property
     def _dense_layers(self) -> list[Dense]:

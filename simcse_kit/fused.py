@@ -24,6 +24,7 @@ from transformers.activations import GELUActivation
 
 from simcse_kit.attention import packed_states, same_states
 from simcse_kit.batching import CPU_TOKEN_BUDGET
+from simcse_kit.int8 import Int8Linear, Rounded, has_int8_layers
 from simcse_kit.packing import Packing
 
 # In bfloat16 PyTorch's one-step attention is slower than three steps, up to the length whose scores leave the caches.
@@ -95,24 +96,56 @@ def fuse(backbone: PreTrainedModel) -> FusedBackbone | None:
 
 
 class _Linear:
-    """What several linear layers make of the same states, side by side: [1, P, width in] -> [1, P, width out]."""
+    """Linear layers that read the same states, joined to one."""
 
-    def __init__(self, *layers: nn.Linear) -> None:
-        if any(type(layer) is not nn.Linear for layer in layers):
+    def __init__(self, *layers: nn.Module) -> None:
+        plain = [layer for layer in layers if type(layer) is nn.Linear]
+        if len(plain) < len(layers):
             raise TypeError("adapters, quantised layers and the like compute more than their weights tell")
-        weight = torch.cat([layer.weight for layer in layers])
+        weight = torch.cat([layer.weight for layer in plain])
         self._weight = torch.ops.mkldnn._reorder_linear_weight(weight, CPU_TOKEN_BUDGET)  # suits these best, serves any
-        self._bias = torch.cat([layer.bias for layer in layers])
+        self._bias = torch.cat([layer.bias for layer in plain])
+        self._count = len(plain)
 
-    def __call__(self, states: Tensor, then: str = "none") -> Tensor:
-        """Also apply ``then``, "none" or "gelu" (the exact one)."""
+    def each(self, states: Tensor) -> Sequence[Tensor]:
+        """What each layer makes of states, [1, P, width in] -> [1, P, width out] each."""
+        return self.only(states).chunk(self._count, dim=-1)
+
+    def only(self, states: Tensor, then: str = "none") -> Tensor:
+        """What a single layer makes of states, and ``then``, "none" or "gelu" (the exact one)."""
         found: Tensor = torch.ops.mkldnn._linear_pointwise(states, self._weight, self._bias, then, [], "none")
         return found
 
     def plus(self, residual: Tensor, states: Tensor) -> Tensor:
-        """Also add a residual."""
+        """What a single layer makes of states, and a residual added to it."""
         found: Tensor = torch.ops.mkldnn._linear_pointwise.binary(states, residual, self._weight, self._bias, "add")
         return found
+
+
+class _Int8Linear:
+    """As ``_Linear``, of layers in int8: not joined or copied, but the states that they read are rounded once."""
+
+    def __init__(self, *layers: Int8Linear) -> None:
+        self._layers = layers
+
+    def each(self, states: Tensor) -> Sequence[Tensor]:
+        """As ``_Linear.each``."""
+        rounded = Rounded.of(states)
+        return [layer.multiply(rounded) for layer in self._layers]
+
+    def only(self, states: Tensor, then: str = "none") -> Tensor:
+        """As ``_Linear.only``."""
+        (found,) = self.each(states)
+        return nn.functional.gelu(found) if then == "gelu" else found
+
+    def plus(self, residual: Tensor, states: Tensor) -> Tensor:
+        """As ``_Linear.plus``."""
+        return self.only(states).add_(residual)
+
+
+def _linear(*layers: nn.Module) -> _Linear | _Int8Linear:
+    integers = [layer for layer in layers if isinstance(layer, Int8Linear)]
+    return _Int8Linear(*integers) if len(integers) == len(layers) else _Linear(*layers)
 
 
 class _Layer:
@@ -131,23 +164,23 @@ class _Layer:
             linears = after.dense, layer.intermediate.dense, layer.output.dense
             self._activation = layer.intermediate.intermediate_act_fn
             self._middle_norm, self._norm = after.LayerNorm, layer.output.LayerNorm
-        self._heads, self._joined = heads, _Linear(*inner)
-        self._out, self._up, self._down = map(_Linear, linears)
+        self._heads, self._inner = heads, _linear(*inner)
+        self._out, self._up, self._down = map(_linear, linears)
 
     def __call__(self, states: Tensor, packing: Packing, *, first_only: bool = False) -> Tensor:
         """The next states, [1, P, D] -> [1, P, D]; ``first_only``: of each row's first token, [1, B, D]."""
         queried = slice(1) if first_only else slice(None)
         residuals, gathered = [], []
-        for own, joined in packing.by_length(states, self._joined(states)):
+        for own, *parts in packing.by_length(states, *self._inner.each(states)):
             # [n, H, L, d] each
-            query, key, value = joined.view(*own.shape[:2], 3, self._heads, -1).permute(2, 0, 3, 1, 4)
+            query, key, value = (part.view(*own.shape[:2], self._heads, -1).transpose(1, 2) for part in parts)
             attended = _attend(query[:, :, queried], key, value)
             gathered.append(attended.transpose(1, 2).flatten(2).flatten(0, 1))
             residuals.append(own[:, queried].flatten(0, 1))
         residual = torch.cat(residuals).unsqueeze(0) if first_only else states
         middle = self._middle_norm(self._out.plus(residual, torch.cat(gathered).unsqueeze(0)))
         is_gelu = isinstance(self._activation, GELUActivation)
-        inner = self._up(middle, then="gelu") if is_gelu else self._activation(self._up(middle))
+        inner = self._up.only(middle, then="gelu") if is_gelu else self._activation(self._up.only(middle))
         normalised: Tensor = self._norm(self._down.plus(middle, inner))
         return normalised
 
@@ -178,4 +211,5 @@ def _equals(fused: FusedBackbone, backbone: PreTrainedModel) -> bool:
     expected = packed_states(backbone, ids, packing, all_layers=True)
     first = torch.cat([rows[:, 0] for (rows,) in packing.by_length(expected[-1])])
     found = [*fused.states(ids, packing, all_layers=True), fused.first_states(ids, packing)]
-    return all(same_states(own, ours) for own, ours in zip([*expected, first], found, strict=True))
+    coarse = has_int8_layers(backbone)
+    return all(same_states(own, ours, coarse=coarse) for own, ours in zip([*expected, first], found, strict=True))

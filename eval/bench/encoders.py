@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from simcse_kit import int8
 from simcse_kit.backbone import quiet
 from simcse_kit.encoder import SentenceEncoder
 from simcse_kit.locate import locate
@@ -145,6 +146,8 @@ class Kind:
         dtype: That type, by torch's name.
         packages: What has to be installed, as it is imported.
         on_gpu: Whether it needs a GPU.
+
+    ``dtype`` int8 needs a CPU that is made for it.
     """
 
     open: Callable[[Model, str], System]
@@ -157,6 +160,8 @@ class Kind:
         absent = [package for package in self.packages if find_spec(package) is None]
         if absent:
             return f"not installed: {', '.join(absent)}"
+        if self.dtype == "int8" and (device.type != "cpu" or not int8.is_available()):
+            return f"needs {int8.NEEDED}"
         return "needs a GPU" if self.on_gpu and device.type != "cuda" else None
 
 
@@ -165,6 +170,7 @@ ENCODERS: Mapping[str, Kind] = {
     "sentence-transformers": Kind(SentenceTransformers),
     "ours": Kind(Ours),
     "ours-bf16": Kind(Ours, "bfloat16"),
+    "ours-int8": Kind(Ours, "int8"),
     "sentence-transformers-best": Kind(partial(SentenceTransformers, batch_sizes=_BATCH_SIZES)),
     "sentence-transformers-bf16": Kind(SentenceTransformers, "bfloat16"),
     "sentence-transformers-unpadded": Kind(_unpadded, "bfloat16", packages=("flash_attn",), on_gpu=True),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from simcse_kit.backbone import pooler_linear
+from simcse_kit.int8 import Int8Linear, Rounded
 
 # Rows and columns of the matrices that show what a device can do at most.
 _SIDE = {"cpu": 2_048}
@@ -39,19 +41,24 @@ def encoder_flops(backbone: PreTrainedModel, lengths: Sequence[int]) -> float:
 
 
 def matrix_ceiling(dtype: str, device: torch.device) -> float:
-    """Floating-point operations a second of the product of two large square matrices, the best of three.
+    """Operations a second of the product of two large square matrices, the best of three.
 
     Args:
         dtype: Name of a type of torch.
         device: Where they lie.
     """
     side = _SIDE.get(device.type, _GPU_SIDE)
-    left, right = (torch.rand(side, side, dtype=getattr(torch, dtype), device=device) for _ in range(2))
+    left, right = (torch.rand(side, side, device=device) for _ in range(2))
+    multiply: Callable[[], object]
+    if dtype == "int8":
+        multiply = partial(Int8Linear(nn.Linear(side, side, bias=False)).multiply, Rounded.of(left))
+    else:
+        multiply = partial(torch.matmul, *(matrix.to(getattr(torch, dtype)) for matrix in (left, right)))
     seconds = []
     for _ in range(_REPEATS):
         synchronize(device)
         started = time.perf_counter()
-        left @ right
+        multiply()
         synchronize(device)
         seconds.append(time.perf_counter() - started)
     return 2 * side**3 / min(seconds)

@@ -40,7 +40,8 @@ DeviceOption = Annotated[
     str | None, typer.Option(help="cpu, cuda, cuda:1, ...; by default a GPU if there is one.", metavar="NAME")
 ]
 DtypeOption = Annotated[
-    str | None, typer.Option(help="float32 (default), bfloat16 or float16: the type of the weights.", metavar="NAME")
+    str | None,
+    typer.Option(help="The type of the weights: float32 (default), bfloat16, float16; on a CPU int8.", metavar="NAME"),
 ]
 
 EXIT_FAILURE = 1

@@ -110,7 +110,7 @@ def test_a_mistake_is_one_line_before_any_model_is_opened(args, message, own_fil
     ("option", "message"),
     [
         (["--device", "gpu"], "--device gpu: "),
-        (["--dtype", "int8"], "dtype 'int8' is unknown"),
+        (["--dtype", "int4"], "dtype 'int4' is unknown"),
         (["--pooling", "average"], "pooling 'average' is unknown"),
     ],
 )
