@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
 
 from simcse_kit import backbone as hf
 from simcse_kit.attention import packed_states, use_packed_attention
@@ -25,7 +24,7 @@ from simcse_kit.packing import Packing
 from simcse_kit.pooling import POOLINGS, first_token
 from simcse_kit.quantization import Precision
 from simcse_kit.template import MASK_TEMPLATE
-from simcse_kit.tokenization import with_lower_casing, with_mask_template
+from simcse_kit.tokenization import tokenize, with_lower_casing, with_mask_template
 
 
 class SentenceEncoder(nn.Module):
@@ -63,7 +62,6 @@ class SentenceEncoder(nn.Module):
         self.normalize = layout.normalize
         self.source = source
         self._opened = backbone
-        self._templated: dict[str, PreTrainedTokenizerBase] = {}
         self.weight_files = [*backbone.weight_files, *layout.weight_files]
         self._limit = hf.position_limit(backbone.model)
         self.max_length = min(layout.max_length or backbone.tokenizer.model_max_length, self._limit)
@@ -243,30 +241,9 @@ class SentenceEncoder(nn.Module):
         projected: Tensor = vectors if head is None else head(vectors)
         return projected
 
-    def tokenize(
-        self, sentences: list[str], max_length: int | None = None, template: str | None = None
-    ) -> list[list[int]]:
-        """Token ids of each sentence.
-
-        Args:
-            sentences: Texts.
-            max_length: Tokens they are cut to, special ones and those of a template included; None: the encoder's own.
-            template: A template of their own in place of the encoder's, for pooling ``mask``.
-        """
-        tokenizer = self.tokenizer
-        if template is not None:
-            if template not in self._templated:
-                self._templated[template] = with_mask_template(tokenizer, template)
-            tokenizer = self._templated[template]
-        encoding = tokenizer(
-            sentences,
-            truncation=True,
-            max_length=max_length or self.max_length,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-        )
-        ids: list[list[int]] = encoding["input_ids"]
-        return ids
+    def tokenize(self, sentences: list[str], max_length: int | None = None) -> list[list[int]]:
+        """Token ids of each sentence, cut to ``max_length`` tokens, special ones included (None: the encoder's own)."""
+        return tokenize(self.tokenizer, sentences, max_length or self.max_length)
 
     def check_max_length(self, max_length: int) -> int:
         """Return ``max_length`` if the backbone has positions for it.

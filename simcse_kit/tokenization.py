@@ -1,4 +1,4 @@
-"""Tokenizers with a change: texts put into a template around a mask token, or lower-cased.
+"""From texts to token ids, and tokenizers with a change: texts put into a template, or lower-cased.
 
 A change is made to the tokenizer itself, so that whoever opens the saved one does the same.
 """
@@ -15,6 +15,38 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from simcse_kit.errors import UserError
 from simcse_kit.template import split_template
+
+
+def tokenize(tokenizer: PreTrainedTokenizerBase, texts: list[str], max_length: int) -> list[list[int]]:
+    """Token ids of each text, cut to so many tokens, special ones and those of a template included."""
+    encoding = tokenizer(
+        texts,
+        truncation=True,
+        max_length=max_length,
+        return_attention_mask=False,
+        return_token_type_ids=False,
+    )
+    ids: list[list[int]] = encoding["input_ids"]
+    return ids
+
+
+class TemplateTokenizer:
+    """A tokenizer, and what it becomes with each of several templates."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Copy a tokenizer: one cannot serve two threads at a time."""
+        self._plain = copy.deepcopy(tokenizer)
+        self._templated: dict[str, PreTrainedTokenizerBase] = {}
+        # Any id will do for a tokenizer without padding, as it is masked.
+        self.pad_id = int(tokenizer.pad_token_id or 0)
+
+    def tokenize(self, texts: list[str], max_length: int, template: str | None = None) -> list[list[int]]:
+        """Token ids of each text, in a template in place of the tokenizer's own, if one is given."""
+        if template is None:
+            return tokenize(self._plain, texts, max_length)
+        if template not in self._templated:
+            self._templated[template] = with_mask_template(self._plain, template)
+        return tokenize(self._templated[template], texts, max_length)
 
 
 class TemplateTokens(NamedTuple):

@@ -25,6 +25,7 @@ from transformers import PrinterCallback, TrainerCallback
 from simcse_kit.backbone import open_backbone, parse_device, quiet
 from simcse_kit.locate import locate
 from simcse_kit.modules import Dense
+from simcse_kit.tokenization import TemplateTokenizer
 from simcse_kit.train.gradients import Gradients
 from simcse_kit.train.optim import adamw
 from simcse_kit.train.prepare import prepare
@@ -98,6 +99,7 @@ class Ours:
         optimizer = adamw(self._trained, lr=recipe.train.lr, weight_decay=recipe.train.weight_decay)
         model, self._optimizer = prepared.accelerator.prepare(forward, optimizer)
         self._gradients, self._prepared = Gradients(prepared, model, recipe.train.chunk_size), prepared
+        self._tokenizer = TemplateTokenizer(prepared.encoder.tokenizer)
 
     @classmethod
     def of_work(cls, work: Work, precision: Precision = "fp32") -> Ours:
@@ -121,7 +123,9 @@ class Ours:
         accelerator, losses = self._prepared.accelerator, []
         started = time.perf_counter()
         for step in range(first, first + steps):
-            batch = [row % rows for row in range(step * size, (step + 1) * size)]
+            chosen = [row % rows for row in range(step * size, (step + 1) * size)]
+            draws = torch.Generator().manual_seed(step)
+            batch = self._prepared.views.collate(self._tokenizer, self._prepared.rows, chosen, draws)
             losses.append(self._gradients.compute(batch, step + 1).value)
             accelerator.clip_grad_norm_(self._trained.parameters(), _MAX_GRAD_NORM)
             self._optimizer.step()

@@ -1,4 +1,4 @@
-"""From a step's rows to its gradients, in chunks where the batch does not fit into memory.
+"""From a step's batch to its gradients, in chunks where the batch does not fit into memory.
 
 The vectors of all chunks are computed first, and from them the loss of the whole batch; on the way back each chunk is
 encoded once more, with the same draws, and only then are its activations there. So a batch of any size takes the memory
@@ -15,7 +15,9 @@ from torch import Tensor, nn
 
 from simcse_kit.errors import UserError
 from simcse_kit.train import distributed
+from simcse_kit.train.pipeline import step_seed
 from simcse_kit.train.prepare import Prepared
+from simcse_kit.train.views import Batch
 
 
 class Loss(NamedTuple):
@@ -49,7 +51,7 @@ class Gradients:
         # One process alone cannot begin a step again; an adversarial view needs the loss of the whole batch first.
         self._can_split = prepared.accelerator.num_processes == 1 and recipe.adversarial is None
 
-    def compute(self, rows: list[int], step: int) -> Loss:
+    def compute(self, batch: Batch, step: int) -> Loss:
         """Add the gradients of a batch to the parameters, which have none.
 
         Out of memory, the step is made again in chunks of half the size, and so are those after it; the batch stays as
@@ -60,9 +62,10 @@ class Gradients:
         """
         while True:
             try:
-                return self._compute(rows, step)
+                return self._compute(batch, step)
             except torch.OutOfMemoryError:
-                largest = min(self.chunk_size or len(rows), len(rows))
+                rows = len(batch.ids) // len(self._prepared.views.blocks)
+                largest = min(self.chunk_size or rows, rows)
                 if largest == 1 or not self._can_split:
                     ways = "" if self._prepared.recipe.adversarial else "train.chunk_size, "
                     raise UserError(
@@ -73,10 +76,10 @@ class Gradients:
             self._model.zero_grad()
             self._prepared.objective.zero_grad()
 
-    def _compute(self, rows: list[int], step: int) -> Loss:
+    def _compute(self, batch: Batch, step: int) -> Loss:
         prepared, accelerator, views = self._prepared, self._prepared.accelerator, self._prepared.views
-        random = seed_step(prepared.recipe.seed, step, accelerator.process_index)
-        batch = views.collate(prepared.encoder, prepared.rows, rows, random, prepared.masked_lm)
+        # Dropout and augmentations of embeddings draw from torch's own generator.
+        torch.manual_seed(step_seed(prepared.recipe.seed, step, accelerator.process_index))
         chunks = [chunk.to(accelerator.device) for chunk in batch.chunks(len(views.blocks), self.chunk_size)]
         self._model.train()
         vectors, token_losses = self._model(chunks)
@@ -86,15 +89,3 @@ class Gradients:
         distributed.share_gradients(prepared.objective.parameters())
         tokens = distributed.sum_over_processes((batch.mask.sum() * bool(batch.own)).to(accelerator.device))
         return Loss(value.detach(), {name: term.detach() for name, term in terms.items()}, tokens)
-
-
-def seed_step(seed: int, step: int, process: int) -> torch.Generator:
-    """Make every random draw of a step depend on the seed, the step and the process alone.
-
-    Returns:
-        A CPU generator for what is drawn before the forward pass (augmentations of the text, masked tokens); dropout
-        and augmentations of embeddings draw from torch's own.
-    """
-    own = (seed * 1_000_003 + step) * 1_009 + process
-    torch.manual_seed(own)
-    return torch.Generator().manual_seed(own)

@@ -22,6 +22,7 @@ from simcse_kit.train import distributed
 from simcse_kit.train.gradients import Gradients
 from simcse_kit.train.interpolation import Interpolation
 from simcse_kit.train.optim import adamw, learning_rate
+from simcse_kit.train.pipeline import batches_ahead
 from simcse_kit.train.prepare import Prepared
 from simcse_kit.train.provenance import run_record
 from simcse_kit.train.recipe import Recipe
@@ -102,14 +103,14 @@ def train(  # noqa: C901 - one function that reads top to bottom
 
     with stop_signals(launched=together) as stopped, progress_display(quiet=quiet or not main) as display:
         bar = display.add_task("Training", total=schedule.steps, completed=progress.step, note="")
-        for rows in schedule.batches(progress.step):
+        for batch in batches_ahead(prepared, progress.step):
             clock = time.perf_counter()
             lr = _learning_rate(recipe, progress.step, schedule.steps)
             for group in optimizer.param_groups:
                 group["lr"] = lr
             progress.step += 1
 
-            loss = gradients.compute(rows, progress.step)
+            loss = gradients.compute(batch, progress.step)
             progress.chunk_size = gradients.chunk_size
             grad_norm = accelerator.clip_grad_norm_(trained.parameters(), settings.max_grad_norm or float("inf"))
             optimizer.step()

@@ -21,6 +21,7 @@ from simcse_kit.batching import CPU_TOKEN_BUDGET, length_sorted_batches, pad
 from simcse_kit.encoder import SentenceEncoder
 from simcse_kit.objectives.masked_lm import MaskedLM, MaskedTokens
 from simcse_kit.template import MASK_TEMPLATE
+from simcse_kit.tokenization import TemplateTokenizer
 from simcse_kit.train import distributed
 from simcse_kit.train.batches import TrainingRows
 from simcse_kit.train.recipe import Recipe
@@ -130,7 +131,7 @@ class Views:
 
     def collate(
         self,
-        encoder: SentenceEncoder,
+        tokenizer: TemplateTokenizer,
         data: TrainingRows,
         rows: list[int],
         generator: torch.Generator,
@@ -139,7 +140,7 @@ class Views:
         """Augment and tokenise this process's share of some rows, each text cut to the recipe's length.
 
         Args:
-            encoder: Its tokenizer is used.
+            tokenizer: Of the encoder.
             data: All training rows.
             rows: Which of them are the batch.
             generator: Of the text augmentations' and the masked tokens' draws.
@@ -154,12 +155,12 @@ class Views:
             texts = [data.texts[block.text][row] for row in seen]
             key = block.text, block.view.template
             if block.augment is not None:
-                tokens += encoder.tokenize(block.augment(texts, generator), self.max_length, block.view.template)
+                tokens += tokenizer.tokenize(block.augment(texts, generator), self.max_length, block.view.template)
                 continue
             if key not in plain:
-                plain[key] = encoder.tokenize(texts, self.max_length, block.view.template)
+                plain[key] = tokenizer.tokenize(texts, self.max_length, block.view.template)
             tokens += plain[key]
-        ids, mask = pad(tokens, encoder.pad_id)
+        ids, mask = pad(tokens, tokenizer.pad_id)
         masked = masked_lm.mask(ids, mask if own else torch.zeros_like(mask), generator) if masked_lm else None
         labels = None if data.labels is None else data.labels[rows]
         return Batch(ids, mask, masked, labels, len(own), len(rows))

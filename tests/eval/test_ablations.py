@@ -292,15 +292,15 @@ def test_an_interrupted_grid_goes_on_where_it_was_and_gives_the_same(
     finished, command, material, tmp_path, monkeypatch
 ):
     steps, stop_at = [], [11]  # in the third of four runs of four steps
-    seed_step = gradients.seed_step
+    step_seed = gradients.step_seed
 
     def counted(*arguments):
         steps.append(arguments)
         if len(steps) == stop_at[0]:
             signal.raise_signal(signal.SIGINT)
-        return seed_step(*arguments)
+        return step_seed(*arguments)
 
-    monkeypatch.setattr(gradients, "seed_step", counted)
+    monkeypatch.setattr(gradients, "step_seed", counted)
     triplets = ["--triplets", str(material / "triplets.csv")]
     assert command(tmp_path, *triplets) == 130
     assert [step[0] for step in steps] == [3] * 8 + [1] * 3  # all rows with the first seed come first

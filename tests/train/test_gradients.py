@@ -5,8 +5,10 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from simcse_kit.errors import UserError
+from simcse_kit.tokenization import TemplateTokenizer
 from simcse_kit.train import views as views_module
-from simcse_kit.train.gradients import Gradients, seed_step
+from simcse_kit.train.gradients import Gradients
+from simcse_kit.train.pipeline import step_seed
 from simcse_kit.train.prepare import prepare
 from simcse_kit.train.views import MergedForward
 
@@ -48,6 +50,11 @@ def prepared(recipe, files, tmp_path):
     return make
 
 
+def batch_of(made, step):
+    draws = torch.Generator().manual_seed(step)
+    return made.views.collate(TemplateTokenizer(made.encoder.tokenizer), made.rows, ROWS, draws, made.masked_lm)
+
+
 def gradients_of(model, prepared):
     found = {name: p.grad for name, p in [*model.named_parameters(), *prepared.objective.named_parameters()]}
     for part in (model, prepared.objective):
@@ -65,11 +72,11 @@ def assert_same(found, expected):
 @pytest.mark.parametrize("size", [1, 3])
 def test_chunks_have_the_gradients_of_their_joint_graph_with_dropout_on(prepared, case, size):
     made, model = prepared(case, train__chunk_size=size)
-    loss = Gradients(made, model, made.recipe.train.chunk_size).compute(ROWS, step=5)
+    loss = Gradients(made, model, made.recipe.train.chunk_size).compute(batch_of(made, step=5), step=5)
     found = gradients_of(model, made)
 
-    random = seed_step(made.recipe.seed, 5, 0)
-    batch = made.views.collate(made.encoder, made.rows, ROWS, random, made.masked_lm)
+    batch = batch_of(made, step=5)
+    torch.manual_seed(step_seed(made.recipe.seed, 5, 0))
     parts = [model._encode_chunk(chunk) for chunk in batch.chunks(len(made.views.blocks), size)]
     assert len(parts) == -(-len(ROWS) // size)
     blocks = [torch.cat(views) for views in zip(*(vectors for vectors, _ in parts), strict=True)]
@@ -86,7 +93,7 @@ def test_without_dropout_chunks_have_the_loss_and_the_gradients_of_the_whole_bat
     results = []
     for size in (None, 2):
         made, model = prepared(case, model__dropout=0.0, train__chunk_size=size)
-        loss = Gradients(made, model, made.recipe.train.chunk_size).compute(ROWS, step=1)
+        loss = Gradients(made, model, made.recipe.train.chunk_size).compute(batch_of(made, step=1), step=1)
         results.append((loss, gradients_of(model, made)))
     (whole, expected), (chunked, found) = results
     assert chunked.value.item() == pytest.approx(whole.value.item(), abs=1e-5)
@@ -96,11 +103,11 @@ def test_without_dropout_chunks_have_the_loss_and_the_gradients_of_the_whole_bat
 
 def test_draws_that_are_not_repeated_would_be_noticed(prepared, monkeypatch):
     made, model = prepared("triplets", train__chunk_size=3)
-    Gradients(made, model, made.recipe.train.chunk_size).compute(ROWS, step=1)
+    Gradients(made, model, made.recipe.train.chunk_size).compute(batch_of(made, step=1), step=1)
     right = gradients_of(model, made)
     forgetful = lambda *args, **options: checkpoint(*args, **options, preserve_rng_state=False)  # noqa: E731
     monkeypatch.setattr(views_module, "checkpoint", forgetful)
-    Gradients(made, model, made.recipe.train.chunk_size).compute(ROWS, step=1)
+    Gradients(made, model, made.recipe.train.chunk_size).compute(batch_of(made, step=1), step=1)
     with pytest.raises(AssertionError):
         assert_same(gradients_of(model, made), right)
 
@@ -126,17 +133,17 @@ def memory(monkeypatch):
 
 def test_out_of_memory_halves_the_chunk_and_the_step_is_what_it_would_have_been(prepared, memory):
     made, model = prepared("triplets", train__chunk_size=2)
-    loss = Gradients(made, model, made.recipe.train.chunk_size).compute(ROWS, step=1)
+    loss = Gradients(made, model, made.recipe.train.chunk_size).compute(batch_of(made, step=1), step=1)
     expected = gradients_of(model, made)
 
     made, model = prepared("triplets")
     sizes, computing = memory(2), Gradients(made, model, made.recipe.train.chunk_size)
-    again = computing.compute(ROWS, step=1)
+    again = computing.compute(batch_of(made, step=1), step=1)
     assert sizes[:3] == [7, 4, 2] and computing.chunk_size == 2
     assert again.value == loss.value
     assert_same(gradients_of(model, made), expected)
     sizes.clear()
-    computing.compute(ROWS, step=2)
+    computing.compute(batch_of(made, step=2), step=2)
     assert sizes[0] == 2  # what did not fit is not tried again
 
 
@@ -144,4 +151,4 @@ def test_where_nothing_helps_the_user_is_told(prepared, memory):
     made, model = prepared("triplets")
     memory(0)
     with pytest.raises(UserError, match="step 3: out of memory"):
-        Gradients(made, model, made.recipe.train.chunk_size).compute(ROWS, step=3)
+        Gradients(made, model, made.recipe.train.chunk_size).compute(batch_of(made, step=3), step=3)

@@ -15,7 +15,6 @@ from simcse_kit.data.sts import load_evaluation
 from simcse_kit.errors import UserError
 from simcse_kit.evaluate.sts import score_sts
 from simcse_kit.objectives import info_nce, nt_xent
-from simcse_kit.train.gradients import seed_step
 from simcse_kit.train.loop import train
 from simcse_kit.train.prepare import open_encoder, prepare
 from simcse_kit.train.recipe import Recipe
@@ -301,17 +300,6 @@ def test_an_objective_over_views_adds_up_over_the_texts_and_one_over_columns_see
     assert terms["nt_xent"].item() == pytest.approx(contrast.item(), rel=1e-5)
     assert terms["cosine_regression"].item() == pytest.approx(squares.item(), rel=1e-5)
     assert total.item() == pytest.approx(0.15 * contrast.item() + squares.item(), rel=1e-5)
-
-
-def test_the_randomness_of_a_step_depends_on_seed_step_and_process_alone():
-    def drawn(*place):
-        seed_step(*place)
-        return torch.rand(3).tolist()
-
-    places = [(seed, step, process) for seed in (0, 1, 2**32 - 1) for step in (1, 2) for process in (0, 1)]
-    once = [drawn(*place) for place in places]
-    assert [drawn(*place) for place in places] == once
-    assert len({tuple(each) for each in once}) == len(places)
 
 
 def test_signals_are_noted_and_a_second_one_is_not_held_back():

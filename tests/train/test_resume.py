@@ -63,7 +63,7 @@ def after(calls, function, action):
 def train_until(where, calls, number, path):
     """Train, and send this process a signal before a function of the package is called for the n-th time."""
     home, name = {
-        "a step": (gradients, "seed_step"),
+        "a step": (gradients, "step_seed"),
         "a checkpoint's optimiser": (torch, "save"),
         "a checkpoint's best model": (shutil, "copytree"),  # which calls itself for folders
         "a file of the best model": (type(path), "replace"),

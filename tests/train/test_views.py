@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from simcse_kit.errors import UserError
+from simcse_kit.tokenization import TemplateTokenizer
 from simcse_kit.train import views as views_module
 from simcse_kit.train.batches import TrainingRows
 from simcse_kit.train.loop import train
@@ -33,7 +34,7 @@ def forward(content, seed=1, rows=ROWS, second=False):
     encoder, views = open_encoder(content).train(), Views(content)
     other = open_encoder(content).train() if second else None
     model = merged(content, encoder, views, other).train()
-    batch = views.collate(encoder, rows, [2, 0, 1], generator())
+    batch = views.collate(TemplateTokenizer(encoder.tokenizer), rows, [2, 0, 1], generator())
     torch.manual_seed(seed)
     vectors, losses = model([batch])
     assert not losses
@@ -43,7 +44,7 @@ def forward(content, seed=1, rows=ROWS, second=False):
 def test_blocks_are_the_views_of_the_first_text_then_those_of_the_next(recipe):
     content = pairs(recipe, views=[{}, {"text": {"name": "delete_one_word"}}], objectives=[{"name": "nt_xent"}])
     encoder, views = open_encoder(content), Views(content)
-    ids, mask = views.collate(encoder, ROWS, [2, 0, 1], generator())[:2]
+    ids, mask = views.collate(TemplateTokenizer(encoder.tokenizer), ROWS, [2, 0, 1], generator())[:2]
     draw = generator()
     deleted = [view.blocks[1].augment([texts[row] for row in (2, 0, 1)], draw) for view, texts in
                zip((views, views), ROWS.texts, strict=True)]  # fmt: skip
@@ -57,7 +58,7 @@ def test_blocks_are_the_views_of_the_first_text_then_those_of_the_next(recipe):
 
 def test_texts_are_cut_where_the_recipe_says(recipe):
     content = pairs(recipe, model__max_length=4)
-    ids = Views(content).collate(open_encoder(content), ROWS, [2], generator()).ids
+    ids = Views(content).collate(TemplateTokenizer(open_encoder(content).tokenizer), ROWS, [2], generator()).ids
     assert ids.shape == (2, 4)
 
 
@@ -77,7 +78,7 @@ def test_rows_in_groups_of_like_length_give_the_vectors_and_gradients_of_one_pad
         lambda module, inputs, named: calls.append(named["input_ids"].shape), with_kwargs=True
     )
     views = Views(content)
-    batch = views.collate(encoder, ROWS, [2, 0, 1], generator())
+    batch = views.collate(TemplateTokenizer(encoder.tokenizer), ROWS, [2, 0, 1], generator())
     grouped = torch.cat(merged(content, encoder, views)([batch])[0])
     hook.remove()
     assert len(calls) > 2 and sum(rows * tokens for rows, tokens in calls) < ids.numel()
@@ -162,7 +163,7 @@ def test_an_adversarial_view_moves_the_first_views_embeddings_to_where_the_loss_
     encoder, views = open_encoder(content).train(), Views(content)
     objective = WeightedObjectives(content, width=encoder.dimension)
     rows = TrainingRows(ROWS.texts, torch.tensor([0, 2, 1]))
-    batch = views.collate(encoder, rows, [2, 0, 1], generator())
+    batch = views.collate(TemplateTokenizer(encoder.tokenizer), rows, [2, 0, 1], generator())
     vectors, _ = MergedForward(content, encoder, views, objective)([batch])
     (premise, moved_premise), (_, moved_hypothesis) = views.arrange(vectors)
     assert encoder.backbone.embeddings.word_embeddings.weight.grad is None
