@@ -1,6 +1,6 @@
-"""Write RESULTS.md and the README's results table: ``python -m eval.report``.
+"""Write RESULTS.md and the README's tables of results and of speed: ``python -m eval.report``.
 
-Both come from ``published.yaml`` and the result files alone. A result file named by the id of a published row stands
+All come from ``published.yaml`` and the result files alone. A result file named by the id of a published row stands
 beside that row, if it was measured by the row's protocol; all others are tables of their own.
 """
 
@@ -12,6 +12,7 @@ from pathlib import Path
 from eval.ablations.results import read_grid_result
 from eval.ablations.statistics import RULE
 from eval.ablations.table import grid_table
+from eval.bench.table import readme_tables
 from eval.markdown import DASH, TITLES, joined, markdown_table
 from eval.measured import AVERAGE, Figure, Protocol, Sheet, System, read_system, read_systems
 from eval.published import Published, PublishedProtocol, Row, Table, comparable_sheet, read_published
@@ -23,6 +24,8 @@ ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = (ROOT / "eval" / "results", ROOT / "eval" / "results" / "ablations")
 BEGIN = "<!-- results: written by `python -m eval.report` from eval/results/*.json -->"
 END = "<!-- end of results -->"
+BEGIN_SPEED = "<!-- speed: written by `python -m eval.report` from eval/results/bench/*.json -->"
+END_SPEED = "<!-- end of speed -->"
 
 _ORDER = (*STS_TASKS, *TRANSFER_TASKS, "MRPC F1", AVERAGE)
 _PAPERS = Protocol("spearman", "all", "disk", "test", None)
@@ -79,7 +82,16 @@ def results_document(published: Published, folders: Sequence[Path]) -> str:
 
 
 def readme_with_results(readme: str, results: Path) -> str:
-    """The README with its results table written anew: the systems that have the papers' average."""
+    """The README with its tables written anew.
+
+    Args:
+        readme: Its text.
+        results: Where result files lie, those of ``eval.bench`` in ``bench/``; of the others, the README has the
+            systems with the papers' average.
+
+    Raises:
+        UserError: If a result file is none.
+    """
     notes = Footnotes()
     systems = [system for path in sorted(results.glob("*.json")) for system in read_systems(path)]
     complete = [
@@ -90,9 +102,13 @@ def readme_with_results(readme: str, results: Path) -> str:
     ]
     table = _measured_table(complete, notes, with_intervals=False)
     title = "Spearman x100, aggregation `all`, text as SentEval prepares it (tokenised), test splits:"
-    before, rest = readme.split(BEGIN)
-    after = rest.split(END)[1]
-    return f"{before}{BEGIN}\n{joined([title, table, *notes.lines()])}\n{END}{after}"
+    readme = _with_between(readme, BEGIN, END, joined([title, table, *notes.lines()]))
+    return _with_between(readme, BEGIN_SPEED, END_SPEED, readme_tables(results / "bench"))
+
+
+def _with_between(readme: str, begin: str, end: str, text: str) -> str:
+    before, rest = readme.split(begin)
+    return f"{before}{begin}\n{text}\n{end}{rest.split(end)[1]}"
 
 
 def _measured_sections(systems: Sequence[System], notes: Footnotes) -> Iterator[str]:

@@ -20,8 +20,6 @@ from eval.bench.results import (
 )
 from eval.markdown import DASH, joined, markdown_table
 
-FOLDER = Path(__file__).resolve().parents[1] / "results" / "bench"
-
 _GIGA = 1e9
 
 
@@ -36,7 +34,7 @@ def result_tables(result: Result) -> str:
     return joined([_about(result), *blocks, "\n".join(notes)])
 
 
-def readme_tables(folder: Path = FOLDER) -> str:
+def readme_tables(folder: Path) -> str:
     """The committed results in short, a table for each file.
 
     Args:
