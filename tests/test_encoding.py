@@ -1,0 +1,144 @@
+"""``encode``: what it takes and what it gives, whatever windows and batches it works in."""
+
+import naive
+import numpy as np
+import pytest
+from sentence_transformers import SentenceTransformer
+
+from simcse_kit import SentenceEncoder, UserError
+from simcse_kit import encoding as encoding_module
+from simcse_kit.locate import locate
+
+
+def open_encoder(name):
+    return SentenceEncoder.from_pretrained(name, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def tiny(tiny_checkpoint):
+    """An encoder that no test changes."""
+    return open_encoder(tiny_checkpoint("bert"))
+
+
+@pytest.mark.reference
+def test_sts_sentences_have_the_vectors_of_sentence_transformers(minilm, data_dir):
+    """On every tenth pair; the whole set takes a minute and shows no more."""
+    lines = (data_dir / "sts/raw/STSBenchmark/sts-test.csv").read_text(encoding="utf-8").splitlines()[::10]
+    texts = [text for line in lines for text in line.split("\t")[5:7]]
+    assert len(texts) == 276
+    vectors, peer = minilm.encode(texts), SentenceTransformer(str(locate("all-MiniLM-L6-v2")), device="cpu")
+    assert naive.largest_difference(vectors, peer.encode(texts)) < 2e-5
+    assert (minilm.pooling, minilm.normalize, minilm.max_length, minilm.dimension) == ("mean", True, 256, 384)
+    assert (vectors.dtype, vectors.shape) == (np.float32, (276, 384))
+
+
+def test_a_vector_does_not_depend_on_its_neighbours(minilm, sentences):
+    alone = np.stack([minilm.encode(sentence) for sentence in sentences])
+    for budget in (1, 64, 10**6):
+        assert naive.largest_difference(minilm.encode(sentences, token_budget=budget), alone) < 1e-5
+    among_long_ones = minilm.encode([text for short in sentences for text in (short, short + " and on it went" * 60)])
+    assert naive.largest_difference(among_long_ones[::2], alone) < 1e-5
+    assert naive.largest_difference(minilm.encode(sentences[::-1])[::-1], alone) < 1e-5
+
+
+def containers(texts):
+    import datasets
+    import pandas
+
+    return {
+        "tuple": tuple(texts),
+        "generator": (text for text in texts),
+        "dict keys": dict.fromkeys(texts).keys(),
+        "numpy array": np.array(texts),
+        "pandas series": pandas.Series(texts, index=range(5, 5 + len(texts))),
+        "datasets column": datasets.Dataset.from_dict({"text": texts})["text"],
+    }
+
+
+def test_any_iterable_of_strings_is_encoded_in_order(tiny, sentences):
+    expected = tiny.encode(sentences)
+    for name, texts in containers(sentences).items():
+        assert naive.largest_difference(tiny.encode(texts), expected) == 0, name
+
+
+def test_order_is_kept_over_windows(tiny, sentences, monkeypatch):
+    expected = tiny.encode(sentences)
+    monkeypatch.setattr(encoding_module, "_WINDOW", 5)
+    assert naive.largest_difference(tiny.encode(iter(sentences)), expected) < 1e-6
+    with pytest.raises(UserError, match=r"^sentence 7 is NoneType, not a string: None$"):
+        tiny.encode([*sentences[:7], None])
+
+
+def test_a_progress_display_changes_nothing(tiny, sentences):
+    assert naive.largest_difference(tiny.encode(sentences, show_progress=True), tiny.encode(sentences)) == 0
+
+
+def test_one_string_gives_one_vector(tiny, sentences):
+    vector = tiny.encode(sentences[0])
+    assert vector.shape == (32,)
+    assert naive.largest_difference(vector, tiny.encode([sentences[0]])[0]) == 0
+    assert tiny.encode("").shape == (32,)
+
+
+@pytest.mark.parametrize("nothing", [[], (), iter([]), np.array([], dtype=str)])
+def test_no_sentences_give_no_vectors(tiny, nothing):
+    vectors = tiny.encode(nothing)
+    assert (vectors.shape, vectors.dtype) == ((0, 32), np.float32)
+
+
+def test_a_text_of_any_length_is_cut_to_the_limit(tiny):
+    vector = tiny.encode("the cat sleeps " * 50_000)
+    assert naive.largest_difference(vector, tiny.encode("the cat sleeps " * 32)) == 0
+    assert naive.largest_difference(vector, tiny.encode("the cat sleeps " * 31)) > 1e-3
+
+
+def test_max_length_counts_special_tokens(tiny):
+    text = "the cat sleeps . the cat sleeps ."
+    assert naive.largest_difference(tiny.encode(text, max_length=5), tiny.encode("the cat sleeps")) == 0
+    assert [len(ids) for ids in tiny.tokenize([text, "the"], max_length=5)] == [5, 3]
+    for wrong in (2, 97):
+        with pytest.raises(UserError, match=rf"^max_length {wrong} does not fit .*: it takes 3 to 96 tokens$"):
+            tiny.encode([text], max_length=wrong)
+
+
+def test_normalize_is_the_models_own_unless_told_otherwise(tiny, minilm, sentences):
+    for encoder, own in ((tiny, False), (minilm, True)):
+        raw, unit = (encoder.encode(sentences, normalize=normalize) for normalize in (False, True))
+        assert naive.largest_difference(unit, raw / np.linalg.norm(raw, axis=1, keepdims=True)) < 1e-6
+        assert abs(np.linalg.norm(raw, axis=1) - 1).max() > 0.1
+        assert naive.largest_difference(encoder.encode(sentences), unit if own else raw) == 0
+
+
+def test_encoding_leaves_the_mode_as_it_was(tiny_checkpoint, sentences):
+    encoder = open_encoder(tiny_checkpoint("bert"))
+    expected = encoder.encode(sentences)
+    encoder.train()
+    assert naive.largest_difference(encoder.encode(sentences), expected) == 0
+    with pytest.raises(UserError):
+        encoder.encode([None])
+    assert encoder.training
+    assert encoder.backbone.training
+
+
+def test_a_sentence_that_comes_again_is_encoded_once(tiny, sentences, monkeypatch):
+    expected, seen = tiny.encode(sentences), []
+    tokenize = tiny.tokenize
+    monkeypatch.setattr(tiny, "tokenize", lambda texts, *others: seen.extend(texts) or tokenize(texts, *others))
+    repeated = [*sentences, *sentences[::-1], sentences[2]]
+    assert naive.largest_difference(tiny.encode(repeated), [*expected, *expected[::-1], expected[2]]) < 1e-6
+    assert len(seen) == len(set(sentences))
+
+
+def test_vectors_keep_their_first_dimensions_and_are_stored_as_asked(tiny, sentences):
+    whole = tiny.encode(sentences, normalize=False)
+    short = tiny.encode(iter(sentences), normalize=True, truncate_dim=8)
+    expected = whole[:, :8] / np.linalg.norm(whole[:, :8], axis=1, keepdims=True)
+    assert naive.largest_difference(short, expected) < 1e-6
+    assert tiny.encode(sentences[0], truncate_dim=8, precision="float16").dtype == np.float16
+    bits = tiny.encode(sentences, normalize=False, precision="ubinary")
+    assert (bits == np.packbits(whole > 0, axis=1)).all()
+    for wrong in (0, 33):
+        with pytest.raises(UserError, match=f"truncate_dim {wrong}: the vectors have 1 to 32 dimensions"):
+            tiny.encode(sentences, truncate_dim=wrong)
+    with pytest.raises(UserError, match="precision int8"):
+        tiny.encode("one", precision="int8")
