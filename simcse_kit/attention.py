@@ -9,7 +9,8 @@ Legend: B rows, T tokens of a padded row, P tokens of a packed batch, H heads, d
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -134,16 +135,11 @@ def use_packed_attention(backbone: PreTrainedModel) -> bool:
         Whether it is fit; if not, a warning says so.
     """
     own = backbone.config._attn_implementation
-    modes = [(module, module.training) for module in backbone.modules()]
-    backbone.eval()  # type: ignore[no-untyped-call]
     try:
-        with quiet(), torch.no_grad(), torch.autocast(backbone.device.type, enabled=False):
+        with quiet(), tried_out(backbone):
             fit = _packed_equals_padded(backbone)
     except Exception:  # whatever a family makes of arguments it does not know
         fit = False
-    finally:
-        for module, training in modes:
-            module.training = training
     if not fit:
         with quiet():
             backbone.set_attn_implementation(own)
@@ -156,13 +152,7 @@ def use_packed_attention(backbone: PreTrainedModel) -> bool:
 
 def _packed_equals_padded(backbone: PreTrainedModel) -> bool:
     """Switch the backbone to ``packed_attention``, and compare the states of a made-up batch with what they were."""
-    window = getattr(backbone.config, "sliding_window", None) or 0
-    # Two rows of one length, and one that is longer; where attention is local, longer than it reaches.
-    lengths = torch.tensor([3, max(5, window + 2), 3])
-    mask = (torch.arange(int(lengths.max())) < lengths.unsqueeze(1)).long().to(backbone.device)
-    # Ids of words, not of special tokens, which stand at the start of a vocabulary.
-    half = backbone.config.vocab_size // 2
-    ids = half + torch.arange(mask.numel(), device=mask.device).view_as(mask) % half
+    ids, mask = made_up_batch(backbone)
     padded = backbone(input_ids=ids, attention_mask=mask, output_hidden_states=True).hidden_states
     backbone.set_attn_implementation(_NAME)
     packing = Packing(mask)
@@ -170,6 +160,32 @@ def _packed_equals_padded(backbone: PreTrainedModel) -> bool:
     if packing.calls != len(padded) - 1:
         return False
     return all(same_states(expected, found) for expected, found in zip(map(packing.pack, padded), packed, strict=True))
+
+
+@contextmanager
+def tried_out(backbone: PreTrainedModel) -> Iterator[None]:
+    """Within this context a backbone computes what its weights say: no dropout, no gradients, no other precision."""
+    modes = [(module, module.training) for module in backbone.modules()]
+    backbone.eval()  # type: ignore[no-untyped-call]
+    try:
+        with torch.no_grad(), torch.autocast(backbone.device.type, enabled=False):
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def made_up_batch(backbone: PreTrainedModel) -> tuple[Tensor, Tensor]:
+    """Token ids and attention mask, [B, T] each, of two rows of one length and one that is longer.
+
+    Where attention is local, the latter is longer than it reaches.
+    """
+    window = getattr(backbone.config, "sliding_window", None) or 0
+    lengths = torch.tensor([3, max(5, window + 2), 3])
+    mask = (torch.arange(int(lengths.max())) < lengths.unsqueeze(1)).long().to(backbone.device)
+    # Ids of words, not of special tokens, which stand at the start of a vocabulary.
+    half = backbone.config.vocab_size // 2
+    return half + torch.arange(mask.numel(), device=mask.device).view_as(mask) % half, mask
 
 
 def same_states(expected: Tensor, found: Tensor, *, coarse: bool = False) -> bool:

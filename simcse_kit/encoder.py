@@ -16,6 +16,7 @@ from simcse_kit import backbone as hf
 from simcse_kit.attention import packed_states, use_packed_attention
 from simcse_kit.encoding import encode_texts
 from simcse_kit.errors import UserError
+from simcse_kit.first_tokens import computes_first_tokens_alone, first_states
 from simcse_kit.fused import FusedBackbone
 from simcse_kit.int8 import has_int8_layers, quantize_layers
 from simcse_kit.locate import DEFAULT_MODEL, locate
@@ -169,6 +170,15 @@ class SentenceEncoder(nn.Module):
         return use_packed_attention(self.backbone)
 
     @property
+    def _computes_first_tokens_alone(self) -> bool:
+        # A hook on the backbone may want the states of all tokens, as that of augmentations which move tokens does.
+        return not self.backbone._forward_hooks and self._backbone_computes_first_tokens_alone
+
+    @cached_property
+    def _backbone_computes_first_tokens_alone(self) -> bool:
+        return computes_first_tokens_alone(self.backbone)
+
+    @property
     def pad_id(self) -> int:
         """The id that fills up short rows; any will do for a tokenizer without one, as it is masked."""
         return int(self.tokenizer.pad_token_id or 0)
@@ -210,12 +220,16 @@ class SentenceEncoder(nn.Module):
         all_layers = len(pooling.layers) > 1
         if self.packs:
             packing = Packing(attention_mask)
-            if fused is None:
-                states = packed_states(self.backbone, input_ids, packing, all_layers=all_layers)
-            elif pooling.reduce is first_token:
+            reads_first = pooling.reduce is first_token
+            if reads_first and fused is not None:
                 return packing.in_order(fused.first_states(input_ids, packing))
-            else:
+            # In training alone: before that, weights and hooks may still change.
+            if reads_first and self.training and self._computes_first_tokens_alone:
+                return packing.in_order(first_states(self.backbone, input_ids, packing))
+            if fused is not None:
                 states = fused.states(input_ids, packing, all_layers=all_layers)
+            else:
+                states = packed_states(self.backbone, input_ids, packing, all_layers=all_layers)
             groups = packing.by_length(packing.pack(mask), *states)
             return packing.in_order(torch.cat([pooling(hidden, kept) for kept, *hidden in groups]))
         outputs = self.backbone(input_ids=input_ids, attention_mask=attention_mask, output_hidden_states=all_layers)

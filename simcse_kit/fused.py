@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.activations import GELUActivation
 
-from simcse_kit.attention import packed_states, same_states
+from simcse_kit.attention import made_up_batch, packed_states, same_states
 from simcse_kit.batching import CPU_TOKEN_BUDGET
 from simcse_kit.int8 import Int8Linear, Rounded, has_int8_layers
 from simcse_kit.packing import Packing
@@ -205,11 +205,10 @@ def _has_hooks(backbone: PreTrainedModel) -> bool:
 
 def _equals(fused: FusedBackbone, backbone: PreTrainedModel) -> bool:
     """Compare states with the backbone's own, on three made-up rows of two lengths."""
-    half = backbone.config.vocab_size // 2  # from here on, ids of words: special tokens stand at the start
-    ids = half + torch.arange(15).view(3, 5) % half
-    packing = Packing((torch.arange(5) < torch.tensor([[3], [5], [3]])).long())
+    ids, mask = made_up_batch(backbone)
+    packing = Packing(mask)
     expected = packed_states(backbone, ids, packing, all_layers=True)
-    first = torch.cat([rows[:, 0] for (rows,) in packing.by_length(expected[-1])])
+    first = expected[-1][0, packing.first]
     found = [*fused.states(ids, packing, all_layers=True), fused.first_states(ids, packing)]
     coarse = has_int8_layers(backbone)
     return all(same_states(own, ours, coarse=coarse) for own, ours in zip([*expected, first], found, strict=True))

@@ -16,6 +16,7 @@ class Packing:
 
     Attributes:
         groups: (n, L) of the rows of one length, in the order of the packed row: what lies between is one sequence.
+        first: Where the first token of each row stands in the packed row, in the order of the groups, [B].
         calls: How many attention layers have kept to these groups so far (see ``simcse_kit.attention``).
     """
 
@@ -37,6 +38,7 @@ class Packing:
         columns = torch.arange(width, device=attention_mask.device)
         places = self._order.unsqueeze(1) * width + columns
         self._places = places[columns < ordered.unsqueeze(1)]  # [P], into the flattened [B * T]
+        self.first = ordered.cumsum(0) - ordered
 
     def pack(self, padded: Tensor) -> Tensor:
         """Take the tokens out of a padded batch: [B, T, ...] -> [1, P, ...]."""

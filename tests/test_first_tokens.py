@@ -1,0 +1,107 @@
+"""The last layer for first tokens alone, against transformers' own padded forward pass."""
+
+import pytest
+import torch
+from torch import nn
+from transformers import AutoModel, AutoTokenizer
+
+from simcse_kit import SentenceEncoder, first_tokens
+from simcse_kit.batching import pad
+from simcse_kit.first_tokens import computes_first_tokens_alone
+
+FAMILIES = ["bert", "electra", "roberta", "xlm-roberta"]
+OTHERS = ["albert", "distilbert", "modernbert"]
+
+
+@pytest.fixture
+def opened(tiny_checkpoint, sentences):
+    """Factory: of a family transformers' model, an encoder in training mode, and a batch."""
+
+    def open_family(family, dropout=0.0):
+        checkpoint = tiny_checkpoint(family)
+        batch = pad(AutoTokenizer.from_pretrained(checkpoint)(sentences)["input_ids"], 0)
+        encoder = SentenceEncoder.from_pretrained(checkpoint, device="cpu", pooling="cls", dropout=dropout)
+        own = AutoModel.from_pretrained(checkpoint)
+        return own.eval(), encoder.train(), batch[0].where(batch[1].bool(), encoder.pad_id), batch[1]
+
+    return open_family
+
+
+@pytest.fixture
+def inner_rows(monkeypatch):
+    """Factory: the numbers of tokens that a module of an encoder computes, noted call by call."""
+
+    def watch(module):
+        rows = []
+        module.register_forward_hook(lambda module, args, output: rows.append(output.shape[:-1].numel()))
+        return rows
+
+    return watch
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, *OTHERS])
+def test_vectors_and_gradients_are_the_padded_ones(opened, family):
+    own, encoder, ids, mask = opened(family)
+    expected = own(input_ids=ids, attention_mask=mask).last_hidden_state[:, 0]
+    found = encoder(ids, mask)
+    assert (found - expected).abs().max() < 1e-5
+    for vectors in (expected, found):
+        vectors.sin().sum().backward()
+    theirs = {name: parameter.grad for name, parameter in own.named_parameters() if parameter.grad is not None}
+    ours = {name: parameter.grad for name, parameter in encoder.backbone.named_parameters()}
+    assert len(theirs) >= 20
+    for name, gradient in theirs.items():
+        assert (ours[name] - gradient).abs().max() < 1e-5 * max(1.0, gradient.abs().max()), name
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_behind_its_attention_the_last_layer_sees_first_tokens_alone(opened, inner_rows, family):
+    _, encoder, ids, mask = opened(family)
+    before, last = (inner_rows(encoder.backbone.encoder.layer[at].intermediate) for at in (-2, -1))
+    encoder(ids, mask)
+    tokens = int(mask.sum())
+    assert before[-1] == tokens and last[-1] == len(ids) < tokens
+    encoder.pooling = "mean"
+    encoder(ids, mask)
+    encoder.pooling = "cls"
+    encoder.eval()(ids, mask)
+    assert last[-2:] == [tokens, tokens]
+
+
+@pytest.mark.parametrize("family", OTHERS)
+def test_other_families_are_found_out(opened, family):
+    _, encoder, _, _ = opened(family)
+    assert encoder.packs and not computes_first_tokens_alone(encoder.backbone)
+
+
+def test_layers_that_are_called_otherwise_are_found_out(opened, monkeypatch):
+    _, encoder, _, _ = opened("bert")
+    assert encoder.packs and computes_first_tokens_alone(encoder.backbone)
+    first, *_, last = encoder.backbone.encoder.layer
+    for wrong in (first.attention.output, last.attention.self.query, nn.Identity()):
+        monkeypatch.setattr(first_tokens, "_after_attention", lambda backbone, wrong=wrong: wrong)
+        assert not computes_first_tokens_alone(encoder.backbone)
+    assert encoder.training and all(not module._forward_pre_hooks for module in encoder.backbone.modules())
+
+
+def test_who_watches_the_backbone_sees_all_tokens(opened, inner_rows):
+    _, encoder, ids, mask = opened("bert")
+    rows = inner_rows(encoder.backbone.encoder.layer[-1].intermediate)
+    encoder.backbone.register_forward_hook(lambda module, args, output: None)
+    encoder(ids, mask)
+    assert rows[-1] == int(mask.sum())
+
+
+def test_dropout_has_the_distribution_that_it_has_over_all_tokens(opened):
+    """Mean and spread of each dimension over many draws, as transformers' own model in training mode has them."""
+    _, encoder, ids, mask = opened("bert", dropout=0.3)
+    longest = mask.sum(1).argmax()
+    many, one = (part[longest : longest + 1].expand(6000, -1) for part in (ids, mask))
+    torch.manual_seed(2)
+    found = encoder(many, one).detach()
+    encoder.backbone.register_forward_hook(lambda module, args, output: None)
+    expected = encoder(many, one).detach()
+    error = (found.var(0) + expected.var(0)).div(len(many)).sqrt()
+    assert ((found.mean(0) - expected.mean(0)).abs() < 4.5 * error).all()
+    assert (found.std(0) / expected.std(0) - 1).abs().max() < 0.06
+    assert found.std(0).min() > 0.05
