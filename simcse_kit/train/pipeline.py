@@ -30,7 +30,7 @@ def batches_ahead(prepared: Prepared, done: int) -> Iterator[Batch]:
         return prepared.views.collate(tokenizer, prepared.rows, rows, draws, prepared.masked_lm)
 
     waiting: deque[Future[Batch]] = deque()
-    thread = ThreadPoolExecutor(max_workers=1)
+    thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="batches-ahead")
     try:
         for step, rows in enumerate(prepared.schedule.batches(done), start=done + 1):
             waiting.append(thread.submit(make, rows, step))
