@@ -292,7 +292,7 @@ def _check_nothing_read_lies_in(path: Path, recipe: Recipe) -> None:
 
 def _check_same_recipe(path: Path, recipe: Recipe) -> None:
     before = _flat(yaml.safe_load((path / _RECIPE).read_text(encoding="utf-8")))
-    now = _flat(recipe.model_dump())
+    now = _flat(recipe.model_dump(mode="json"))
     changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
     if changed:
         named = "; ".join(f"{key} was {before.get(key)!r}, is {now.get(key)!r}" for key in changed)

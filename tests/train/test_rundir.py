@@ -1,6 +1,7 @@
 import json
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,7 +9,9 @@ import yaml
 
 from simcse_kit import SentenceEncoder
 from simcse_kit.errors import UserError
+from simcse_kit.train.recipe_file import load_recipe
 from simcse_kit.train.rundir import Checkpoint, Progress, RunDirectory
+from simcse_kit.train.stages import stage_recipes
 
 RECORD = {"versions": {}, "data": {"train": {"t.txt": "ab"}}}
 
@@ -228,3 +231,12 @@ def test_the_saved_model_replaces_the_one_before_and_leaves_no_temporary_files(d
         directory.save_model(SentenceEncoder.from_pretrained(tiny_checkpoint("bert"), pooling="cls", device="cpu"))
         assert not [path for path in directory.path.rglob("*") if path.name.startswith(".") or "rest" in path.name]
     assert SentenceEncoder.from_pretrained(directory.path, device="cpu").pooling == "cls"
+
+
+@pytest.mark.parametrize(
+    "path", sorted(Path(__file__).parents[2].joinpath("recipes").glob("*.yaml")), ids=lambda p: p.stem
+)
+def test_every_recipe_can_be_resumed_as_it_is_written(path, tmp_path):
+    for number, recipe in enumerate(stage_recipes(load_recipe(path, [f"output_dir={tmp_path / 'run'}"]))):
+        moved = recipe.model_copy(update={"output_dir": str(tmp_path / str(number))})
+        started(moved).check(moved, resume=True, overwrite=False)
