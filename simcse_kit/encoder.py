@@ -25,7 +25,7 @@ from simcse_kit.packing import Packing
 from simcse_kit.pooling import POOLINGS, first_token
 from simcse_kit.quantization import Precision
 from simcse_kit.template import MASK_TEMPLATE
-from simcse_kit.tokenization import tokenize, with_lower_casing, with_mask_template
+from simcse_kit.tokenization import pad_id, tokenize, with_lower_casing, with_mask_template
 
 
 class SentenceEncoder(nn.Module):
@@ -110,11 +110,12 @@ class SentenceEncoder(nn.Module):
         name = str(name_or_path)
         if pooling is not None and pooling not in POOLINGS:
             raise UserError(f"pooling {pooling!r} is unknown; known: {', '.join(POOLINGS)}")
-        place = hf.parse_device(device)
-        integers = str(dtype) in ("int8", "torch.int8")
-        if integers and place.type != "cpu":
-            raise UserError(f"dtype int8 is for CPUs, the device is {place}; use bfloat16 or float16 there")
-        precision = hf.parse_dtype(None if integers else dtype)
+        place, precision = hf.parse_device(device), hf.parse_dtype(dtype, int8=True)
+        integers = precision == torch.int8
+        if integers:
+            if place.type != "cpu":
+                raise UserError(f"dtype int8 is for CPUs, the device is {place}; use bfloat16 or float16 there")
+            precision = torch.float32  # of what is no linear layer, and of those until they are rounded
         directory = locate(name, revision=revision, allow_pickle=allow_pickle, allow_code=trust_remote_code)
         layout = read_layout(directory, allow_pickle=allow_pickle)
         layout = layout or Layout(pooling=hf.released_pooling(name) or "mean")
@@ -180,8 +181,8 @@ class SentenceEncoder(nn.Module):
 
     @property
     def pad_id(self) -> int:
-        """The id that fills up short rows; any will do for a tokenizer without one, as it is masked."""
-        return int(self.tokenizer.pad_token_id or 0)
+        """The id that fills up short rows."""
+        return pad_id(self.tokenizer)
 
     @property
     def head_name(self) -> str:
@@ -223,7 +224,7 @@ class SentenceEncoder(nn.Module):
             reads_first = pooling.reduce is first_token
             if reads_first and fused is not None:
                 return packing.in_order(fused.first_states(input_ids, packing))
-            # In training alone: before that, weights and hooks may still change.
+            # In training; evaluation has the fused layers for it.
             if reads_first and self.training and self._computes_first_tokens_alone:
                 return packing.in_order(first_states(self.backbone, input_ids, packing))
             if fused is not None:

@@ -30,6 +30,11 @@ def tokenize(tokenizer: PreTrainedTokenizerBase, texts: list[str], max_length: i
     return ids
 
 
+def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The id that fills up short rows; any will do for a tokenizer without one, as it is masked."""
+    return int(tokenizer.pad_token_id or 0)
+
+
 class TemplateTokenizer:
     """A tokenizer, and what it becomes with each of several templates."""
 
@@ -37,8 +42,7 @@ class TemplateTokenizer:
         """Copy a tokenizer: one cannot serve two threads at a time."""
         self._plain = copy.deepcopy(tokenizer)
         self._templated: dict[str, PreTrainedTokenizerBase] = {}
-        # Any id will do for a tokenizer without padding, as it is masked.
-        self.pad_id = int(tokenizer.pad_token_id or 0)
+        self.pad_id = pad_id(tokenizer)
 
     def tokenize(self, texts: list[str], max_length: int, template: str | None = None) -> list[list[int]]:
         """Token ids of each text, in a template in place of the tokenizer's own, if one is given."""

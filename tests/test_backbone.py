@@ -150,7 +150,7 @@ def test_a_model_that_is_no_text_encoder(copied, model_type, trust_remote_code):
     [
         ({"pooling": "avg"}, "pooling 'avg' is unknown; known: cls, cls_pooler, mean"),
         ({"dtype": "float31"}, "dtype 'float31' is unknown; use float32"),
-        ({"dtype": "int16"}, "dtype 'int16' is unknown; use float32, bfloat16, float16 or, to encode on a CPU, int8"),
+        ({"dtype": "int16"}, "dtype 'int16' is unknown; use float32, bfloat16, float16 or, on a CPU, int8"),
         ({"device": "nope"}, r"device 'nope' is not to be had here \(.*\); use cpu"),
         ({"device": f"cuda:{torch.cuda.device_count()}"}, r"device 'cuda:\d' is not to be had here \(.*\); use cpu"),
         ({"dropout": 1.5}, "dropout probability has to be between 0 and 1, but got 1.5"),

@@ -27,16 +27,11 @@ def opened(tiny_checkpoint, sentences):
     return open_family
 
 
-@pytest.fixture
-def inner_rows(monkeypatch):
-    """Factory: the numbers of tokens that a module of an encoder computes, noted call by call."""
-
-    def watch(module):
-        rows = []
-        module.register_forward_hook(lambda module, args, output: rows.append(output.shape[:-1].numel()))
-        return rows
-
-    return watch
+def rows_of(module):
+    """The numbers of tokens that a module computes from now on, noted call by call."""
+    rows = []
+    module.register_forward_hook(lambda module, args, output: rows.append(output.shape[:-1].numel()))
+    return rows
 
 
 @pytest.mark.parametrize("family", [*FAMILIES, *OTHERS])
@@ -55,9 +50,9 @@ def test_vectors_and_gradients_are_the_padded_ones(opened, family):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_behind_its_attention_the_last_layer_sees_first_tokens_alone(opened, inner_rows, family):
+def test_behind_its_attention_the_last_layer_sees_first_tokens_alone(opened, family):
     _, encoder, ids, mask = opened(family)
-    before, last = (inner_rows(encoder.backbone.encoder.layer[at].intermediate) for at in (-2, -1))
+    before, last = (rows_of(encoder.backbone.encoder.layer[at].intermediate) for at in (-2, -1))
     encoder(ids, mask)
     tokens = int(mask.sum())
     assert before[-1] == tokens and last[-1] == len(ids) < tokens
@@ -84,9 +79,9 @@ def test_layers_that_are_called_otherwise_are_found_out(opened, monkeypatch):
     assert encoder.training and all(not module._forward_pre_hooks for module in encoder.backbone.modules())
 
 
-def test_who_watches_the_backbone_sees_all_tokens(opened, inner_rows):
+def test_who_watches_the_backbone_sees_all_tokens(opened):
     _, encoder, ids, mask = opened("bert")
-    rows = inner_rows(encoder.backbone.encoder.layer[-1].intermediate)
+    rows = rows_of(encoder.backbone.encoder.layer[-1].intermediate)
     encoder.backbone.register_forward_hook(lambda module, args, output: None)
     encoder(ids, mask)
     assert rows[-1] == int(mask.sum())

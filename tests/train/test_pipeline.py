@@ -58,6 +58,7 @@ def test_two_are_made_ahead_and_an_error_comes_at_its_own_step(recipe, made):
     deadline = time.monotonic() + 60
     while len(made) < 3 and time.monotonic() < deadline:
         time.sleep(0.01)
+    time.sleep(0.2)  # for one too many
     assert len(made) == 3
     next(batches)
     with pytest.raises(UserError, match="no such word"):
