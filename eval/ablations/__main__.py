@@ -12,13 +12,26 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
+from eval.ablations.options import (
+    BudgetOption,
+    DataOption,
+    DocumentsOption,
+    KeepModelsOption,
+    ModelOption,
+    OutputOption,
+    PairsOption,
+    RowsOption,
+    ScoredOption,
+    SeedsOption,
+    TextOption,
+    TripletsOption,
+    parse_seeds,
+)
 from simcse_kit.cli.common import EXIT_INTERRUPTED, command_app, run
-from simcse_kit.errors import UserError
 
 app = command_app()
 
@@ -26,43 +39,31 @@ app = command_app()
 @app.command()
 def ablations(
     grids: Annotated[list[str], typer.Argument(metavar="GRID ...", help="Names in eval/ablations/grids, or files.")],
-    model: Annotated[str, typer.Option(help="The backbone: a directory, a packaged model's name or a hub id.")],
-    data: Annotated[Path, typer.Option(help="A folder in SentEval's layout, for the STS sets.", metavar="DIR")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Results, and runs to resume.", metavar="DIR")],
-    seeds: Annotated[str, typer.Option(help="Several seeds, or nothing is significant.", metavar="N,N,...")] = "42,1,2",
-    text: Annotated[str | None, typer.Option(help="Sentences, one a line.", metavar="FILE")] = None,
-    documents: Annotated[str | None, typer.Option(help="Sentences, documents apart.", metavar="FILE")] = None,
-    pairs: Annotated[str | None, typer.Option(help="NLI: premise, hypothesis, label.", metavar="FILE")] = None,
-    triplets: Annotated[str | None, typer.Option(help="NLI: sent0, sent1, hard_neg.", metavar="FILE")] = None,
-    scored: Annotated[str | None, typer.Option(help="Sentence pairs with gold scores.", metavar="FILE")] = None,
-    budget: Annotated[
-        list[str] | None, typer.Option("--set", help="A key of every recipe; a row's own wins.", metavar="KEY=VALUE")
-    ] = None,
-    rows: Annotated[
-        int | None, typer.Option(min=1, help="Training rows that each run sees, at any batch size.", metavar="N")
-    ] = None,
+    model: ModelOption,
+    data: DataOption,
+    output: OutputOption,
+    seeds: SeedsOption = "42,1,2",
+    text: TextOption = None,
+    documents: DocumentsOption = None,
+    pairs: PairsOption = None,
+    triplets: TripletsOption = None,
+    scored: ScoredOption = None,
+    budget: BudgetOption = None,
+    rows: RowsOption = None,
     sts_text: Annotated[Literal["disk", "raw"], typer.Option(help="STS-B as SentEval tokenises it, or raw.")] = "disk",
     tasks: Annotated[
         Literal["STSB", "sts"], typer.Option(help="sts: the seven STS tasks and their average too.")
     ] = "STSB",
-    keep_models: Annotated[bool, typer.Option("--keep-models", help="Keep the weights of measured runs.")] = False,
+    keep_models: KeepModelsOption = False,
 ) -> int:
     """Run grids of ablations on a backbone and print their tables beside the papers' figures."""
-    from eval.ablations.grid import DataKind, check_files, read_grid
+    from eval.ablations.grid import Common, check_files, read_grid, training_files
 
     named = dict(map(read_grid, grids))
-    given: dict[DataKind, str | None] = {
-        "text": text,
-        "documents": documents,
-        "nli_pairs": pairs,
-        "nli_triplets": triplets,
-        "scored_pairs": scored,
-    }
-    files = {kind: file for kind, file in given.items() if file is not None}
+    files = training_files(text, documents, pairs, triplets, scored)
     check_files(named, files)
-    numbers = _seeds(seeds)
+    numbers = parse_seeds(seeds)
 
-    from eval.ablations.grid import Common
     from eval.ablations.results import read_grid_result
     from eval.ablations.runs import Sets
     from eval.ablations.study import Study
@@ -87,18 +88,6 @@ def ablations(
 def main(args: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     return run(app, args)
-
-
-def _seeds(text: str) -> list[int]:
-    """Seeds from their list.
-
-    Raises:
-        UserError: If it holds something else, or one seed twice.
-    """
-    seeds = text.replace(" ", "").split(",")
-    if not all(seed.isdecimal() for seed in seeds) or len(set(seeds)) < len(seeds):
-        raise UserError(f"--seeds {text}: expected different whole numbers, such as 42,1,2")
-    return [int(seed) for seed in seeds]
 
 
 if __name__ == "__main__":

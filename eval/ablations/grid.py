@@ -60,7 +60,7 @@ class GridRow(_Entry):
 
     Attributes:
         name: As the table shows it.
-        set: Overrides of the recipe by their dotted key.
+        set: Overrides of the recipe by their dotted key; ``{model}`` in one stands for the backbone.
         recipe: The recipe's file name without ``.yaml``; None: the grid's.
         data: What it learns from; None: the grid's.
         published: Id of the row of ``published.yaml`` that it stands beside.
@@ -177,6 +177,14 @@ def read_grid(name: str) -> tuple[str, Grid]:
         raise UserError(f"{path}: {'; '.join(mistakes)}") from None
 
 
+def training_files(
+    text: str | None, documents: str | None, pairs: str | None, triplets: str | None, scored: str | None
+) -> dict[DataKind, str]:
+    """The training files that were given, by what they hold; each argument is that of the option of its name."""
+    given = dict(zip(DATA, (text, documents, pairs, triplets, scored), strict=True))
+    return {kind: file for kind, file in given.items() if file is not None}
+
+
 def check_files(grids: Mapping[str, Grid], files: Mapping[DataKind, str]) -> None:
     """See that there is a file for every kind of data that the grids' rows learn from.
 
@@ -202,7 +210,7 @@ def recipe_of(grid: Grid, row: GridRow, common: Common, *, seed: int, output_dir
     overrides = [
         *_overrides({f"data.{key}": value for key, value in data.items()}),
         *common.budget,
-        *_overrides(row.set),
+        *(override.replace("{model}", common.model) for override in _overrides(row.set)),
         *_overrides({f"evaluation.{key}": value for key, value in evaluation.items()} | fixed),
     ]
     path = RECIPES / f"{row.recipe or grid.recipe}.yaml"

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,13 +16,16 @@ from eval.ablations.results import Overlap, Run, Scores
 from simcse_kit.augment.text import open_text_augmentation
 from simcse_kit.data.sts import STS_TASKS, StsTask, load_sts_task
 from simcse_kit.errors import UserError
-from simcse_kit.evaluate.measure import Plan, describe, measure
+from simcse_kit.evaluate.measure import Measurement, Plan, describe, measure
 from simcse_kit.evaluate.results import averages
 from simcse_kit.evaluate.systems import open_system
 from simcse_kit.train.loop import train
 from simcse_kit.train.prepare import prepare
 from simcse_kit.train.recipe import Recipe
 from simcse_kit.train.rundir import RunDirectory
+
+if TYPE_CHECKING:
+    from simcse_kit.evaluate.systems import System
 
 # What augmentations need that a machine may not have.
 _NEEDED = {"synonym": "WordNet", "masked_lm": "masked language model for this"}
@@ -147,7 +150,21 @@ def _measured(
     model: str, sets: Sets, pooling: str | None, *, dev: float | None = None
 ) -> tuple[Scores, NDArray[np.float64]]:
     """A model's scores, and its predictions for STS-B test; `dev` is its figure on STS-B dev where it is known."""
-    system = open_system(model, pooling=pooling)
+    scores, measurement = measure_system(open_system(model, pooling=pooling), sets, dev=dev)
+    return scores, measurement.similarities[0][0]
+
+
+def measure_system(system: System, sets: Sets, *, dev: float | None = None) -> tuple[Scores, Measurement]:
+    """Measure a system.
+
+    Args:
+        system: It.
+        sets: What to measure it on.
+        dev: Its figure on STS-B dev, where it is known and need not be measured.
+
+    Returns:
+        Its scores, and what they were taken from: STS-B test, the other sets and, unless its figure is known, dev.
+    """
     plan = Plan([sets.test, *sets.others, *([sets.dev] if dev is None else [])])
     measurement = measure(describe("m0", system), system, plan)
     test, *others = measurement.results
@@ -166,7 +183,7 @@ def _measured(
         overlap=None if test["overlap"] is None else Overlap(**test["overlap"]),
         sets=sets.hashes,
     )
-    return scores, measurement.similarities[0][0]
+    return scores, measurement
 
 
 def _scores_before(folder: Path, sets: Sets) -> Scores | None:
