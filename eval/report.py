@@ -13,6 +13,8 @@ from eval.ablations.results import read_grid_result
 from eval.ablations.statistics import RULE
 from eval.ablations.table import grid_table
 from eval.bench.table import readme_tables
+from eval.findings.claims import UNTRAINED, read_findings
+from eval.findings.table import findings_section
 from eval.markdown import DASH, TITLES, joined, markdown_table
 from eval.measured import AVERAGE, Figure, Protocol, Sheet, System, read_system, read_systems
 from eval.published import Published, PublishedProtocol, Row, Table, comparable_sheet, read_published
@@ -73,8 +75,11 @@ def results_document(published: Published, folders: Sequence[Path]) -> str:
     rows = {row.id for table, row in published.rows() if table.protocol}
     notes = Footnotes()
     own = [system for name, path in files.items() if name not in rows for system in read_systems(path)]
-    grids = [path for folder in folders for path in sorted(folder.glob("ablations/*/*.json"))]
-    blocks = [_HEADER, *_measured_sections(own, notes), *_ablation_sections(grids, published)]
+    backbones = [path for folder in folders for path in sorted(folder.glob("ablations/*/")) if path.is_dir()]
+    grids = [path for folder in backbones for path in sorted(folder.glob("*.json")) if path.stem != UNTRAINED]
+    blocks = [_HEADER, *_measured_sections(own, notes)]
+    blocks += findings_section(backbones, read_findings(), published)
+    blocks += _ablation_sections(grids, published)
     for table in published.tables.values():
         blocks += _published_section(table, published, files, notes)
     sources = [f"- {key}: {text.strip()}" for key, text in published.sources.items()]

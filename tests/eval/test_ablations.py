@@ -11,7 +11,7 @@ import signal
 import numpy as np
 import pytest
 import scipy.stats
-from small_files import WORDS, write_csv
+from small_files import WORDS, write_csv, write_senteval
 
 from eval.ablations.__main__ import main
 from eval.ablations.grid import DATA, FOLDER, OPTIONS, RECIPES, Common, read_grid, recipe_of
@@ -22,7 +22,7 @@ from eval.ablations.table import grid_table
 from eval.published import read_published
 from eval.report import results_document
 from simcse_kit import SentenceEncoder
-from simcse_kit.data.sts import STS_TASKS, SUBSETS, load_sts_task
+from simcse_kit.data.sts import STS_TASKS, load_sts_task
 from simcse_kit.errors import UserError
 from simcse_kit.evaluate.bootstrap import paired_difference
 from simcse_kit.evaluate.sts import score_sts
@@ -325,22 +325,8 @@ def test_a_run_that_fails_is_named(command, material, tmp_path, capsys):
     assert "error: two: high, seed 3: max_length 500 does not fit" in capsys.readouterr().err
 
 
-def test_with_all_tasks_the_average_is_of_the_seven_rounded_figures(material, tiny_checkpoint, tmp_path):
-    draw = random.Random(8)
-    pairs = [f"{draw.choice(WORDS)} {draw.choice(WORDS)}\t{draw.choice(WORDS)} {draw.choice(WORDS)}" for _ in range(9)]
-    scores = [f"{draw.uniform(1, 5):.1f}" for _ in pairs]
-    for year, subsets in SUBSETS.items():
-        folder = tmp_path / "STS" / f"{year}-en-test"
-        folder.mkdir(parents=True)
-        for subset in subsets:
-            draw.shuffle(scores)
-            (folder / f"STS.input.{subset}.txt").write_text("\n".join(pairs) + "\n")
-            (folder / f"STS.gs.{subset}.txt").write_text("\n".join(scores) + "\n")
-    shutil.copytree(material / "STS" / "STSBenchmark", tmp_path / "STS" / "STSBenchmark")
-    (tmp_path / "SICK").mkdir()
-    rows = [f"{i}\t{pair}\t{score}\tNEUTRAL" for i, (pair, score) in enumerate(zip(pairs, scores, strict=True))]
-    header = "pair_ID\tsentence_A\tsentence_B\trelatedness_score\tentailment_judgment"
-    (tmp_path / "SICK" / "SICK_test_annotated.txt").write_text("\n".join([header, *rows]) + "\n")
+def test_with_all_tasks_the_average_is_of_the_seven_rounded_figures(tiny_checkpoint, tmp_path):
+    write_senteval(tmp_path)
     found = measure_untrained(str(tiny_checkpoint("bert")), Sets.load(tmp_path, text="disk", all_tasks=True), "mean")
     encoder = SentenceEncoder.from_pretrained(tiny_checkpoint("bert"), pooling="mean", device="cpu")
     expected = {task: score_sts(encoder, load_sts_task(task, [tmp_path])).value for task in STS_TASKS}
