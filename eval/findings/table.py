@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import get_args
 
-from eval.findings.claims import Findings, Place, published_difference
+from eval.findings.claims import Findings, published_difference
 from eval.findings.untrained import Interval, UntrainedResult
-from eval.findings.verdicts import RULE, Backbone, Verdict, judge, read_backbone
+from eval.findings.verdicts import RULE, Backbone, Outcome, Verdict, judge, read_backbone
 from eval.markdown import DASH, joined, markdown_table
 from eval.measured import AVERAGE
 from eval.published import Published
@@ -38,32 +39,35 @@ def findings_section(folders: Sequence[Path], findings: Findings, published: Pub
 
 def findings_table(findings: Findings, backbone: Backbone, published: Published) -> str:
     """All findings on one backbone, with the published and our difference of the comparison that decides each."""
-    header = ["finding", "source", "difference of", "published", "ours", "p", "verdict"]
     verdicts = judge(findings.findings, backbone)
-    rows = [_finding_row(verdict, findings, published) for verdict in verdicts]
-    counts: dict[str, int] = {}
-    for verdict in verdicts:
-        counts[verdict.outcome] = counts.get(verdict.outcome, 0) + 1
-    summary = ", ".join(f"{count} {outcome}" for outcome, count in sorted(counts.items()))
-    return joined([f"Of {len(verdicts)} findings: {summary}.", markdown_table(header, rows, text_columns=3)])
+    outcomes = [verdict.outcome for verdict in verdicts]
+    counts = ", ".join(f"{each} {outcomes.count(each)}" for each in get_args(Outcome) if each in outcomes)
+    header = ["finding", "source", "difference", "published", "ours", "p", "verdict"]
+    judged = [_judged(verdict, findings, published) for verdict in verdicts if verdict.deciding]
+    others = [
+        f"- {verdict.outcome} ({', '.join(verdict.lacking)}): {verdict.finding.claim}"
+        for verdict in verdicts
+        if not verdict.deciding
+    ]
+    table = markdown_table(header, judged, text_columns=3) if judged else ""
+    return joined([f"{len(verdicts)} findings: {counts}.", table, "\n".join(others)])
 
 
-def _finding_row(verdict: Verdict, findings: Findings, published: Published) -> list[str]:
-    finding = verdict.finding
-    claim = [_cell(finding.claim), finding.source]
-    if verdict.deciding is None:
-        return [*claim, f"lacking: {_named(verdict.lacking)}", DASH, DASH, DASH, verdict.outcome]
-    decided = verdict.deciding
+def _judged(verdict: Verdict, findings: Findings, published: Published) -> list[str]:
+    finding, decided = verdict.finding, verdict.deciding
+    assert decided is not None
     theirs = published_difference(findings, published, decided.above, decided.below, finding.figure)
     many = f" (of {len(finding.pairs)})" if len(finding.pairs) > 1 else ""
-    return [
-        *claim,
-        _cell(f"{_FIGURES[finding.figure]}: {decided.above.row} - {decided.below.row}{many}"),
+    cells = [
+        finding.claim,
+        finding.source,
+        f"{_FIGURES[finding.figure]}: {decided.above.row} - {decided.below.row}{many}",
         DASH if theirs is None else f"{theirs:+.2f}",
         f"{decided.value:+.2f}" + _interval(decided.ci95, "+.2f"),
         DASH if verdict.p_holm is None else f"{verdict.p_holm:.2g}",
         f"**{verdict.outcome}**" if verdict.outcome in ("holds", "does not hold") else verdict.outcome,
     ]
+    return [cell.replace("|", "\\|") for cell in cells]
 
 
 def untrained_table(result: UntrainedResult, published: Published) -> str:
@@ -92,11 +96,3 @@ def _figure(value: float | None, ci95: Interval | None) -> str:
 
 def _interval(ci95: Interval | None, form: str) -> str:
     return f" [{ci95[0]:{form}}, {ci95[1]:{form}}]" if ci95 else ""
-
-
-def _named(places: Sequence[Place]) -> str:
-    return _cell(", ".join("/".join(place) for place in places))
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|")

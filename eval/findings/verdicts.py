@@ -10,7 +10,8 @@ The rule:
    must be sure (an intersection-union test; Berger 1982). If one points the other way, it is the smallest of those that
    do, times the number of comparisons (Bonferroni): one that is sure refutes the claim.
 3. The p-values of all findings tested on a backbone are one family, corrected by Holm's method. Below 0.05 a finding
-   "holds" in the first case and "does not hold" in the second; else it is "not significant", as with a single seed.
+   "holds" in the first case and "does not hold" in the second; else it is "not significant", as it always is with a
+   single seed, and where the seeds do not differ, so that nothing is known of their spread.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ Outcome = Literal["holds", "does not hold", "not significant", "undefined", "not
 
 @dataclass(frozen=True)
 class Comparison:
-    """A row claimed to be above, less one claimed to be below: mean, its 95% interval, p-value; None for one seed."""
+    """A row claimed to be above, less one claimed to be below: mean, 95% interval, p-value (None without a spread)."""
 
     above: Place
     below: Place
@@ -60,14 +61,14 @@ class Verdict:
         outcome: As in the module's rule; "undefined" if a figure is, "not run" if a row's was not measured.
         deciding: The comparison that decides it; None where one is undefined or not run.
         p_holm: The corrected p-value; None where nothing was tested.
-        lacking: The rows that are undefined or not run.
+        lacking: The rows that are undefined or not run; of a grid that was not run at all only its name.
     """
 
     finding: Finding
     outcome: Outcome
     deciding: Comparison | None = None
     p_holm: float | None = None
-    lacking: tuple[Place, ...] = ()
+    lacking: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -113,9 +114,8 @@ def judge(findings: Sequence[Finding], backbone: Backbone) -> list[Verdict]:
     verdicts: dict[int, Verdict] = {}
     for number, finding in enumerate(findings):
         lacking = _lacking(finding, backbone)
-        if lacking:
-            undefined = all(backbone.figures(place, finding.figure) for place in lacking)
-            verdicts[number] = Verdict(finding, "undefined" if undefined else "not run", lacking=lacking)
+        if lacking is not None:
+            verdicts[number] = lacking
         else:
             found[number] = decide([_compare(above, below, finding.figure, backbone) for above, below in finding.pairs])
     tested = {number: p_value for number, (_, p_value) in found.items() if p_value is not None}
@@ -130,7 +130,7 @@ def judge(findings: Sequence[Finding], backbone: Backbone) -> list[Verdict]:
 
 
 def decide(comparisons: Sequence[Comparison]) -> tuple[Comparison, float | None]:
-    """The comparison that decides a finding, and the finding's p-value; None if one of them has none."""
+    """The comparison that decides a finding, and the finding's p-value; None if that of one of them is not known."""
     against = [each for each in comparisons if each.value < 0]
     if any(each.p_value is None for each in comparisons):
         return min(comparisons, key=lambda each: each.value), None
@@ -141,12 +141,17 @@ def decide(comparisons: Sequence[Comparison]) -> tuple[Comparison, float | None]
     return least_sure, _p_value(least_sure)
 
 
-def _lacking(finding: Finding, backbone: Backbone) -> tuple[Place, ...]:
-    """The rows that keep a finding from being judged: those not run, or else those with an undefined figure."""
+def _lacking(finding: Finding, backbone: Backbone) -> Verdict | None:
+    """The verdict on a finding that cannot be judged, since rows were not run, or else a figure is undefined."""
     places = dict.fromkeys(place for pair in finding.pairs for place in pair)
     figures = {place: backbone.figures(place, finding.figure) for place in places}
-    not_run = tuple(place for place, by_seed in figures.items() if not by_seed)
-    return not_run or tuple(place for place, by_seed in figures.items() if None in by_seed.values())
+    not_run = [place for place, by_seed in figures.items() if not by_seed]
+    undefined = [place for place, by_seed in figures.items() if None in by_seed.values()]
+    if not not_run and not undefined:
+        return None
+    known = {*backbone.grids, UNTRAINED}
+    names = [f"{place.grid}: {place.row}" if place.grid in known else place.grid for place in not_run or undefined]
+    return Verdict(finding, "not run" if not_run else "undefined", lacking=tuple(dict.fromkeys(names)))
 
 
 def _compare(above: Place, below: Place, figure: FigureName, backbone: Backbone) -> Comparison:
@@ -162,7 +167,7 @@ def _compare(above: Place, below: Place, figure: FigureName, backbone: Backbone)
         if seed is not None and {seed, None} & first.keys() and {seed, None} & second.keys()
     ]
     each = np.array([_of(first, seed) - _of(second, seed) for seed in shared or [None]])
-    if len(each) == 1:
+    if len(set(each)) == 1:
         return Comparison(above, below, float(each[0]), None, None)
     ci95, p_value = paired_t(each)
     return Comparison(above, below, float(each.mean()), ci95, p_value)
