@@ -27,7 +27,7 @@ from simcse_kit.batching import CPU_TOKEN_BUDGET
 from simcse_kit.int8 import Int8Linear, Rounded, has_int8_layers
 from simcse_kit.packing import Packing
 
-# In bfloat16 PyTorch's one-step attention is slower than three steps, up to the length whose scores leave the caches.
+# PyTorch's one-step attention is slower than three steps, up to the length whose scores leave the caches.
 _THREE_STEPS = 128
 
 
@@ -117,7 +117,7 @@ class _Linear:
         return found
 
     def plus(self, residual: Tensor, states: Tensor) -> Tensor:
-        """What a single layer makes of states, and a residual added to it."""
+        """What a single layer makes of states, and a residual added to it; the states are not needed again."""
         found: Tensor = torch.ops.mkldnn._linear_pointwise.binary(states, residual, self._weight, self._bias, "add")
         return found
 
@@ -136,11 +136,13 @@ class _Int8Linear:
     def only(self, states: Tensor, then: str = "none") -> Tensor:
         """As ``_Linear.only``."""
         (found,) = self.each(states)
-        return nn.functional.gelu(found) if then == "gelu" else found
+        # In place: new memory for the widest states takes the system as long as GELU itself.
+        return torch.ops.aten.gelu_(found) if then == "gelu" else found
 
     def plus(self, residual: Tensor, states: Tensor) -> Tensor:
         """As ``_Linear.plus``."""
-        return self.only(states).add_(residual)
+        (layer,) = self._layers
+        return layer.multiply(Rounded.of(states, spare=True)).add_(residual)
 
 
 def _linear(*layers: nn.Module) -> _Linear | _Int8Linear:
@@ -188,7 +190,7 @@ class _Layer:
 def _attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Attention within each row: [n, H, L, d] each, or fewer queries -> [n, H, queries, d]."""
     length, width = key.shape[-2:]
-    if key.dtype == torch.bfloat16 and length <= _THREE_STEPS:
+    if length <= _THREE_STEPS:
         scores: Tensor = query * width**-0.5 @ key.transpose(2, 3)
         return scores.softmax(dim=-1) @ value
     return nn.functional.scaled_dot_product_attention(query, key, value)

@@ -27,12 +27,13 @@ class Rounded(NamedTuple):
     lowest: Tensor
 
     @classmethod
-    def of(cls, states: Tensor) -> Rounded:
-        """Round states, [..., D]."""
+    def of(cls, states: Tensor, *, spare: bool = False) -> Rounded:
+        """Round states, [..., D]; ``spare``: nobody reads them again, and what is on the way takes their place."""
         lowest, highest = states.amin(dim=-1, keepdim=True), states.amax(dim=-1, keepdim=True)
         step = (highest - lowest).div_(255).clamp_(min=_TINY)
+        scaled = torch.div(states, step, out=states if spare else None)
         # By way of signed bytes, which PyTorch makes more quickly: half a turn less, and half a turn again.
-        signed = (states / step).sub_(lowest / step + 128).round_().to(torch.int8)
+        signed = scaled.sub_(lowest / step + 128).round_().to(torch.int8)
         return cls(signed.view(torch.uint8).bitwise_xor_(128), step, lowest)
 
 
