@@ -11,7 +11,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -58,11 +58,36 @@ def packed_attention(
         What each token gathers, [B, T, H, d], and no attention probabilities.
     """
     attend = partial(_attend, mask=attention_mask, window=sliding_window, dropout=dropout, scaling=scaling)
-    states = [tensor.transpose(1, 2) for tensor in (query, key, value)]
+    query, key, value = (tensor.transpose(1, 2) for tensor in (query, key, value))
     if packing is None:
-        return attend(*states).contiguous(), None
+        return attend(query, key, value).contiguous(), None
     packing.calls += 1
-    return torch.cat([attend(*group).flatten(0, 1) for group in packing.by_length(*states)]).unsqueeze(0), None
+    reaches_all = sliding_window is None or packing.longest <= sliding_window
+    if query.device.type != "cpu" and reaches_all and query.shape[2] == key.shape[2]:
+        return _attend_jagged(query, key, value, packing, dropout=dropout, scaling=scaling), None
+    gathered = [attend(*group).flatten(0, 1) for group in packing.by_length(query, key, value)]
+    return torch.cat(gathered).unsqueeze(0), None
+
+
+@lru_cache
+def packs_on(device: torch.device) -> bool:
+    """Whether a device computes the attention of packed batches well, in training too.
+
+    On a CPU rows of one length go side by side. A GPU would never be filled by so small groups; where PyTorch has
+    kernels for all lengths at once there, it has them for half precision and for single.
+    """
+    if device.type != "cuda":
+        return device.type == "cpu"
+    packing = Packing(torch.tensor([[1, 1, 1], [1, 0, 0]], device=device))
+    try:
+        with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device.type, enabled=False):
+            for dtype in (torch.float32, torch.bfloat16):
+                states = torch.randn(1, 4, 2, 32, device=device, dtype=dtype, requires_grad=True)
+                found = _attend_jagged(states, states, states, packing, dropout=0.1, scaling=None)
+                torch.autograd.grad(found.float().sum(), states)
+    except RuntimeError:
+        return False
+    return True
 
 
 def _padded_mask(attention_mask: Tensor | None = None, **kwargs: Any) -> Tensor | None:
@@ -99,6 +124,23 @@ def _attend(
         enable_gqa=query.shape[2] != key.shape[2],
     )
     return gathered.transpose(1, 2)
+
+
+def _attend_jagged(
+    query: Tensor, key: Tensor, value: Tensor, packing: Packing, *, dropout: float, scaling: float | None
+) -> Tensor:
+    """Attention within each sequence, all lengths at once: [1, P, H, d] each -> [1, P, H, d]."""
+
+    def jagged(states: Tensor) -> Tensor:
+        sequences = torch.nested.nested_tensor_from_jagged(
+            states.squeeze(0), packing.offsets, min_seqlen=packing.shortest, max_seqlen=packing.longest
+        )
+        return sequences.transpose(1, 2)
+
+    gathered = nn.functional.scaled_dot_product_attention(
+        jagged(query), jagged(key), jagged(value), dropout_p=dropout, scale=scaling
+    )
+    return gathered.transpose(1, 2).values().unsqueeze(0)
 
 
 def packed_states(

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from simcse_kit import backbone as hf
-from simcse_kit.attention import packed_states, use_packed_attention
+from simcse_kit.attention import packed_states, packs_on, use_packed_attention
 from simcse_kit.encoding import encode_texts
 from simcse_kit.errors import UserError
 from simcse_kit.first_tokens import computes_first_tokens_alone, first_states
@@ -163,8 +163,8 @@ class SentenceEncoder(nn.Module):
 
     @property
     def packs(self) -> bool:
-        """Whether batches are computed without their padding: on a CPU, by the families that can (found out once)."""
-        return self.device.type == "cpu" and self._backbone_packs
+        """Whether batches are computed without their padding: by the devices and families that can (found out once)."""
+        return packs_on(self.device) and self._backbone_packs
 
     @cached_property
     def _backbone_packs(self) -> bool:

@@ -27,7 +27,7 @@ _GPU_TOKEN_BUDGET = 32_768
 _FUSED_TOKENS = 4_096
 
 
-@torch.inference_mode()
+@torch.no_grad()  # rather than inference mode, whose tensors cannot be jagged
 def encode_texts(
     encoder: SentenceEncoder,
     sentences: Iterable[str],
@@ -80,7 +80,8 @@ def _encode_window(encoder: SentenceEncoder, sentences: list[str], max_length: i
     vectors = torch.empty(len(tokens), encoder.dimension)
     lengths = [len(row) for row in tokens]
     batches = packed_batches if encoder.packs else length_sorted_batches
-    fused = fuse(encoder.backbone) if encoder.packs and sum(lengths) >= _FUSED_TOKENS else None
+    on_cpu = encoder.device.type == "cpu"
+    fused = fuse(encoder.backbone) if on_cpu and encoder.packs and sum(lengths) >= _FUSED_TOKENS else None
     for rows in batches(lengths, budget):
         ids, mask = pad([tokens[row] for row in rows], encoder.pad_id)
         vectors[rows] = encoder(ids.to(encoder.device), mask.to(encoder.device), fused).float().cpu()

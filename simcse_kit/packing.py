@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class Packing:
@@ -17,6 +17,7 @@ class Packing:
     Attributes:
         groups: (n, L) of the rows of one length, in the order of the packed row: what lies between is one sequence.
         first: Where the first token of each row stands in the packed row, in the order of the groups, [B].
+        offsets: The same, and behind them P, [B + 1].
         calls: How many attention layers have kept to these groups so far (see ``simcse_kit.attention``).
     """
 
@@ -38,7 +39,18 @@ class Packing:
         columns = torch.arange(width, device=attention_mask.device)
         places = self._order.unsqueeze(1) * width + columns
         self._places = places[columns < ordered.unsqueeze(1)]  # [P], into the flattened [B * T]
-        self.first = ordered.cumsum(0) - ordered
+        self.offsets = nn.functional.pad(ordered.cumsum(0), (1, 0))
+        self.first = self.offsets[:-1]
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest row."""
+        return self.groups[0][1]
+
+    @property
+    def shortest(self) -> int:
+        """Tokens of the shortest row."""
+        return self.groups[-1][1]
 
     def pack(self, padded: Tensor) -> Tensor:
         """Take the tokens out of a padded batch: [B, T, ...] -> [1, P, ...]."""

@@ -10,7 +10,7 @@ from torch.nn import functional
 from transformers import AttentionInterface, AutoConfig, AutoModel, AutoTokenizer
 
 from simcse_kit import attention
-from simcse_kit.attention import packed_attention, packed_states, use_packed_attention
+from simcse_kit.attention import _attend_jagged, packed_attention, packed_states, packs_on, use_packed_attention
 from simcse_kit.backbone import set_dropout
 from simcse_kit.batching import pad
 from simcse_kit.packing import Packing
@@ -18,6 +18,10 @@ from simcse_kit.pooling import POOLINGS
 
 PACKED = ["albert", "bert", "distilbert", "electra", "modernbert", "roberta", "xlm-roberta"]
 PADDED = ["deberta-v2", "mpnet"]
+
+
+def on_gpu(test):
+    return pytest.mark.gpu(pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")(test))
 
 
 def open_backbone(checkpoint, dropout=0.0, **options):
@@ -87,13 +91,58 @@ def test_each_sequence_attends_to_itself(window, key_heads):
     assert (found[0] - expected).abs().max() < 1e-12
 
 
+def test_all_lengths_at_once_give_what_each_gives_and_the_same_gradients():
+    lengths = [7, 4, 4, 1]
+    packing = Packing((torch.arange(7) < torch.tensor(lengths).unsqueeze(1)).long())
+    states = [torch.randn(1, 16, 4, 8, dtype=torch.float64, requires_grad=True) for _ in range(3)]
+    found = _attend_jagged(*states, packing, dropout=0.0, scaling=0.7)
+    expected = by_loops(*(each[0] for each in states), lengths, None, 0.7)
+    assert found.shape == (1, 16, 4, 8) and (found[0] - expected).abs().max() < 1e-12
+    weights = torch.randn(expected.shape, dtype=torch.float64)
+    theirs = torch.autograd.grad((expected * weights).sum(), states)
+    for own, other in zip(torch.autograd.grad((found[0] * weights).sum(), states), theirs, strict=True):
+        assert (own - other).abs().max() < 1e-12
+
+
+@on_gpu
+@pytest.mark.parametrize("family", PACKED)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_on_a_gpu_packed_states_and_gradients_are_the_padded_ones(opened, family, dtype):
+    own, packed, ids, mask = (copy.deepcopy(each).to("cuda") for each in opened(family))
+    assert packs_on(ids.device)
+    packing = Packing(mask)
+    with torch.autocast("cuda", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+        expected = packing.pack(own.train()(input_ids=ids, attention_mask=mask).last_hidden_state)
+        (found,) = packed_states(packed.train(), ids, packing, all_layers=False)
+    tolerance = 1e-5 if dtype == torch.float32 else 0.05
+    assert (found - expected).abs().max() < tolerance
+    weights = torch.randn(expected.shape, device="cuda")
+    (expected * weights).sum().backward()
+    (found * weights).sum().backward()
+    gradients = {name: parameter.grad for name, parameter in packed.named_parameters()}
+    for name, parameter in own.named_parameters():
+        if parameter.grad is not None:
+            assert (gradients[name] - parameter.grad).norm() <= 10 * tolerance * (1 + parameter.grad.norm()), name
+
+
+@on_gpu
+def test_on_a_gpu_probabilities_are_dropped_at_the_rate():
+    check_dropout(torch.device("cuda"))
+
+
 def test_attention_probabilities_are_dropped_at_the_rate_and_the_others_scaled_up():
+    check_dropout(torch.device("cpu"))
+
+
+def check_dropout(device):
     length, rate = 8, 0.3
-    packing = Packing(torch.ones(500, length, dtype=torch.int64))
+    packing = Packing(torch.ones(500, length, dtype=torch.int64, device=device))
     # All scores equal, and the values a unit matrix: what is gathered are the probabilities, 1 / L each.
-    zeros, units = torch.zeros(1, 2, 500 * length, length), torch.eye(length).repeat(1, 2, 500, 1)
+    zeros = torch.zeros(1, 2, 500 * length, length, device=device)
+    units = torch.eye(length, device=device).repeat(1, 2, 500, 1)
     torch.manual_seed(0)
     probabilities, _ = packed_attention(torch.nn.Module(), zeros, zeros, units, None, dropout=rate, packing=packing)
+    probabilities = probabilities.cpu()
     kept = probabilities != 0
     spread = (rate * (1 - rate) / kept.numel()) ** 0.5
     assert abs(kept.double().mean() - (1 - rate)) < 4 * spread
