@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +13,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from simcse_kit import backbone as hf
-from simcse_kit.attention import packed_states, packs_on, use_packed_attention
 from simcse_kit.encoding import encode_texts
 from simcse_kit.errors import UserError
-from simcse_kit.first_tokens import computes_first_tokens_alone, first_states
 from simcse_kit.fused import FusedBackbone
 from simcse_kit.int8 import has_int8_layers, quantize_layers
 from simcse_kit.locate import DEFAULT_MODEL, locate
 from simcse_kit.modules import Dense, Layout, read_layout, write_layout
-from simcse_kit.packing import Packing
-from simcse_kit.pooling import POOLINGS, first_token
+from simcse_kit.passes import Passes
+from simcse_kit.pooling import POOLINGS
 from simcse_kit.quantization import Precision
 from simcse_kit.template import MASK_TEMPLATE
 from simcse_kit.tokenization import pad_id, tokenize, with_lower_casing, with_mask_template
@@ -63,6 +61,7 @@ class SentenceEncoder(nn.Module):
         self.normalize = layout.normalize
         self.source = source
         self._opened = backbone
+        self._passes = Passes(backbone.model)
         self.weight_files = [*backbone.weight_files, *layout.weight_files]
         self._limit = hf.position_limit(backbone.model)
         self.max_length = min(layout.max_length or backbone.tokenizer.model_max_length, self._limit)
@@ -164,20 +163,7 @@ class SentenceEncoder(nn.Module):
     @property
     def packs(self) -> bool:
         """Whether batches are computed without their padding: by the devices and families that can (found out once)."""
-        return packs_on(self.device) and self._backbone_packs
-
-    @cached_property
-    def _backbone_packs(self) -> bool:
-        return use_packed_attention(self.backbone)
-
-    @property
-    def _computes_first_tokens_alone(self) -> bool:
-        # A hook on the backbone may want the states of all tokens, as that of augmentations which move tokens does.
-        return not self.backbone._forward_hooks and self._backbone_computes_first_tokens_alone
-
-    @cached_property
-    def _backbone_computes_first_tokens_alone(self) -> bool:
-        return computes_first_tokens_alone(self.backbone)
+        return self._passes.packs
 
     @property
     def pad_id(self) -> int:
@@ -215,35 +201,14 @@ class SentenceEncoder(nn.Module):
 
     def pool(self, input_ids: Tensor, attention_mask: Tensor, fused: FusedBackbone | None = None) -> Tensor:
         """The pooled states of token ids, before any layer behind the pooling; as ``forward`` else."""
-        pooling, mask = POOLINGS[self.pooling], attention_mask
+        kept = attention_mask
         if self.pooling == "mask":
-            mask = attention_mask * (input_ids == self.tokenizer.mask_token_id)
-        all_layers = len(pooling.layers) > 1
-        if self.packs:
-            packing = Packing(attention_mask)
-            reads_first = pooling.reduce is first_token
-            if reads_first and fused is not None:
-                return packing.in_order(fused.first_states(input_ids, packing))
-            # In training; evaluation has the fused layers for it.
-            if reads_first and self.training and self._computes_first_tokens_alone:
-                return packing.in_order(first_states(self.backbone, input_ids, packing))
-            if fused is not None:
-                states = fused.states(input_ids, packing, all_layers=all_layers)
-            else:
-                states = packed_states(self.backbone, input_ids, packing, all_layers=all_layers)
-            groups = packing.by_length(packing.pack(mask), *states)
-            return packing.in_order(torch.cat([pooling(hidden, kept) for kept, *hidden in groups]))
-        outputs = self.backbone(input_ids=input_ids, attention_mask=attention_mask, output_hidden_states=all_layers)
-        return pooling(outputs.hidden_states if all_layers else (outputs.last_hidden_state,), mask)
+            kept = attention_mask * (input_ids == self.tokenizer.mask_token_id)
+        return self._passes.pool(input_ids, attention_mask, POOLINGS[self.pooling], kept, fused)
 
     def token_states(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """The last layer's state of each token, [B, T, D], as ``pool`` sees them; at padding, any; differentiable."""
-        if self.packs:
-            packing = Packing(attention_mask)
-            (states,) = packed_states(self.backbone, input_ids, packing, all_layers=False)
-            return packing.pad(states)
-        padded: Tensor = self.backbone(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        return padded
+        return self._passes.token_states(input_ids, attention_mask)
 
     def project(self, vectors: Tensor) -> Tensor:
         """What follows the pooling, [B, width of the backbone] -> [B, D]: the model's layers and the head."""

@@ -28,7 +28,7 @@ class Watched:
 
     def __init__(self, checkpoint, **options):
         self.encoder = SentenceEncoder.from_pretrained(checkpoint, device="cpu", **{"dropout": 0.0, **options}).train()
-        self.encoder._backbone_packs = False  # what is watched is padded
+        self.encoder._passes._can_pack = False  # what is watched is padded
         self.backbone = self.encoder.backbone
         self.clean = self.augmented = self.inputs = None
         self.backbone.embeddings.register_forward_hook(self._note_clean)

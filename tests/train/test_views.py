@@ -72,7 +72,7 @@ def test_rows_in_groups_of_like_length_give_the_vectors_and_gradients_of_one_pad
     monkeypatch.setattr(views_module, "CPU_TOKEN_BUDGET", 12)
     content = pairs(recipe, model__dropout=0.0)
     encoder, by_text, ids, mask = forward(content)
-    encoder._backbone_packs = False
+    encoder._passes._can_pack = False
     calls = []
     hook = encoder.backbone.register_forward_pre_hook(
         lambda module, inputs, named: calls.append(named["input_ids"].shape), with_kwargs=True

@@ -1,0 +1,82 @@
+"""Which way a batch takes through a backbone: padded, packed, fused, at the end for first tokens alone.
+
+All of them give the same vectors; each is quicker than the one before it where it can be had.
+
+Legend: B rows, T tokens, D width of the states.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from simcse_kit.attention import packed_states, packs_on, use_packed_attention
+from simcse_kit.first_tokens import computes_first_tokens_alone, first_states
+from simcse_kit.fused import FusedBackbone
+from simcse_kit.packing import Packing
+from simcse_kit.pooling import Pooling, first_token
+
+
+class Passes:
+    """The passes of one backbone; what it can is found out when it is first needed, once."""
+
+    def __init__(self, backbone: PreTrainedModel) -> None:
+        self._backbone = backbone
+
+    @property
+    def packs(self) -> bool:
+        """Whether batches are computed without their padding: by the devices and families that can."""
+        return packs_on(self._backbone.device) and self._can_pack
+
+    @cached_property
+    def _can_pack(self) -> bool:
+        return use_packed_attention(self._backbone)
+
+    @cached_property
+    def _can_end_on_first_tokens(self) -> bool:
+        return computes_first_tokens_alone(self._backbone)
+
+    def pool(
+        self, input_ids: Tensor, attention_mask: Tensor, pooling: Pooling, kept: Tensor, fused: FusedBackbone | None
+    ) -> Tensor:
+        """The pooled states of a batch, [B, D]; differentiable.
+
+        Args:
+            input_ids: Token ids, padded on the right, [B, T].
+            attention_mask: 1 for tokens, 0 for padding, [B, T].
+            pooling: What makes one vector of a row's states.
+            kept: 1 for the tokens that it reads, [B, T].
+            fused: In evaluation, the backbone as it is now, fused; where ``packs``.
+        """
+        all_layers = len(pooling.layers) > 1
+        if not self.packs:
+            outputs = self._backbone(
+                input_ids=input_ids, attention_mask=attention_mask, output_hidden_states=all_layers
+            )
+            return pooling(outputs.hidden_states if all_layers else (outputs.last_hidden_state,), kept)
+        packing = Packing(attention_mask)
+        if pooling.reduce is first_token:
+            if fused is not None:
+                return packing.in_order(fused.first_states(input_ids, packing))
+            # Evaluation has the fused layers for it. A hook may want the states of all tokens, as that of augmentations
+            # which move tokens does.
+            if self._backbone.training and not self._backbone._forward_hooks and self._can_end_on_first_tokens:
+                return packing.in_order(first_states(self._backbone, input_ids, packing))
+        if fused is not None:
+            states = fused.states(input_ids, packing, all_layers=all_layers)
+        else:
+            states = packed_states(self._backbone, input_ids, packing, all_layers=all_layers)
+        groups = packing.by_length(packing.pack(kept), *states)
+        return packing.in_order(torch.cat([pooling(hidden, part) for part, *hidden in groups]))
+
+    def token_states(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """The last layer's state of each token, [B, T, D]; at padding, any; differentiable."""
+        if self.packs:
+            packing = Packing(attention_mask)
+            (states,) = packed_states(self._backbone, input_ids, packing, all_layers=False)
+            return packing.pad(states)
+        padded: Tensor = self._backbone(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        return padded
