@@ -11,8 +11,8 @@ from sentence_transformers import SentenceTransformer
 from transformers import AutoModel, AutoTokenizer
 
 from simcse_kit import SentenceEncoder, fused
-from simcse_kit import encoder as encoder_module
 from simcse_kit import encoding as encoding_module
+from simcse_kit import passes as passes_module
 from simcse_kit.attention import use_packed_attention
 from simcse_kit.augment.augmenter import EmbeddingAugmenter
 from simcse_kit.batching import pad
@@ -40,7 +40,7 @@ def always(monkeypatch):
 @pytest.fixture
 def fused_alone(monkeypatch):
     """Fail where an encoder's states come from its backbone."""
-    monkeypatch.setattr(encoder_module, "packed_states", None)
+    monkeypatch.setattr(passes_module, "packed_states", None)
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ from simcse_kit import SentenceEncoder, int8
 from simcse_kit import backbone as hf
 from simcse_kit import encoder as encoder_module
 from simcse_kit import encoding as encoding_module
+from simcse_kit import passes as passes_module
 from simcse_kit.errors import UserError
 from simcse_kit.int8 import Int8Linear, Rounded
 from simcse_kit.pooling import POOLINGS
@@ -98,7 +99,7 @@ def test_fused_layers_give_what_the_backbone_gives(tiny_checkpoint, monkeypatch,
     monkeypatch.setattr(encoding_module, "_FUSED_TOKENS", 10**9)
     expected = encoder.encode(sentences)
     monkeypatch.setattr(encoding_module, "_FUSED_TOKENS", 0)
-    monkeypatch.setattr(encoder_module, "packed_states", None)
+    monkeypatch.setattr(passes_module, "packed_states", None)
     fused = encoder.encode(sentences)
     # A state at the edge of two steps may fall to either side.
     assert naive.cosines(fused, expected).min() > 0.9999
