@@ -65,3 +65,8 @@ def _check_text(sentence: object, position: int) -> None:
         sentence.encode("utf-8")
     except UnicodeEncodeError:
         raise UserError(f"sentence {position} holds half of a surrogate pair, which is no valid text") from None
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """A CPU tensor on a device; a GPU fetches it from pinned memory while it is still busy with what came before."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sized
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,7 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.functional import normalize as unit_length
 
-from simcse_kit.batching import CPU_TOKEN_BUDGET, length_sorted_batches, pad, windows
+from simcse_kit.ahead import made_ahead
+from simcse_kit.batching import CPU_TOKEN_BUDGET, length_sorted_batches, pad, to_device, windows
 from simcse_kit.errors import UserError
 from simcse_kit.fused import fuse
 from simcse_kit.packing import packed_batches
@@ -47,7 +50,8 @@ def encode_texts(
     if not 0 < width <= encoder.dimension:
         raise UserError(f"truncate_dim {width}: the vectors have 1 to {encoder.dimension} dimensions")
     budget = token_budget or (CPU_TOKEN_BUDGET if encoder.device.type == "cpu" else _GPU_TOKEN_BUDGET)
-    blocks: Iterable[list[str]] = windows(sentences, _WINDOW)
+    tasks = (partial(_Window.of, block, encoder, max_length) for block in windows(sentences, _WINDOW))
+    blocks = made_ahead(tasks, count=1, thread_name="windows-ahead")
     if show_progress:
         from simcse_kit.progress import track_rows
 
@@ -55,14 +59,10 @@ def encode_texts(
 
     def encoded() -> Iterator[NDArray[np.float32]]:
         for block in blocks:
-            distinct = dict.fromkeys(block)
-            vectors = _encode_window(encoder, list(distinct), max_length, budget)[:, :width]
+            vectors = _encode_window(encoder, block.tokens, budget)[:, :width]
             if normalize:
                 vectors = unit_length(vectors, dim=-1)
-            if len(distinct) < len(block):
-                place = {text: row for row, text in enumerate(distinct)}
-                vectors = vectors[[place[text] for text in block]]
-            yield vectors.numpy()
+            yield (vectors if len(vectors) == len(block) else vectors[block.places]).numpy()
 
     if not isinstance(sentences, Sized):
         return quantize(np.concatenate([np.empty((0, width), np.float32), *encoded()]), precision)
@@ -74,15 +74,36 @@ def encode_texts(
     return quantize(whole, precision)
 
 
-def _encode_window(encoder: SentenceEncoder, sentences: list[str], max_length: int, budget: int) -> torch.Tensor:
-    """Vectors of some texts, float32 on the CPU, [N, D]."""
-    tokens = encoder.tokenize(sentences, max_length)
-    vectors = torch.empty(len(tokens), encoder.dimension)
+@dataclass(frozen=True)
+class _Window:
+    """Texts that are sorted by length and encoded together.
+
+    Attributes:
+        tokens: Token ids of the different texts.
+        places: Which of them each text is.
+    """
+
+    tokens: list[list[int]]
+    places: list[int]
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    @classmethod
+    def of(cls, texts: list[str], encoder: SentenceEncoder, max_length: int) -> _Window:
+        """Tokenise texts."""
+        places = {text: place for place, text in enumerate(dict.fromkeys(texts))}
+        return cls(encoder.tokenize(list(places), max_length), [places[text] for text in texts])
+
+
+def _encode_window(encoder: SentenceEncoder, tokens: list[list[int]], budget: int) -> torch.Tensor:
+    """Vectors of some texts, float32 on the CPU, [N, D]; a GPU hands them over all at once."""
+    device, on_cpu = encoder.device, encoder.device.type == "cpu"
+    vectors = torch.empty(len(tokens), encoder.dimension, device=device)
     lengths = [len(row) for row in tokens]
     batches = packed_batches if encoder.packs else length_sorted_batches
-    on_cpu = encoder.device.type == "cpu"
     fused = fuse(encoder.backbone) if on_cpu and encoder.packs and sum(lengths) >= _FUSED_TOKENS else None
     for rows in batches(lengths, budget):
-        ids, mask = pad([tokens[row] for row in rows], encoder.pad_id)
-        vectors[rows] = encoder(ids.to(encoder.device), mask.to(encoder.device), fused).float().cpu()
-    return vectors
+        ids, mask = (to_device(each, device) for each in pad([tokens[row] for row in rows], encoder.pad_id))
+        vectors[to_device(torch.tensor(rows), device)] = encoder(ids, mask, fused).float()
+    return vectors.cpu()

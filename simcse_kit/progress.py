@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
+from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+Block = TypeVar("Block", bound=Sized)
 
 
 def progress_display(*, quiet: bool = False) -> Progress:
@@ -23,7 +26,7 @@ def progress_display(*, quiet: bool = False) -> Progress:
     )
 
 
-def track_rows(blocks: Iterable[list[str]], total: int | None) -> Iterator[list[str]]:
+def track_rows(blocks: Iterable[Block], total: int | None) -> Iterator[Block]:
     """Pass blocks of rows through and show how many rows are done, of ``total`` where it is known."""
     with progress_display() as progress:
         task = progress.add_task("Encoding", total=total, note="")

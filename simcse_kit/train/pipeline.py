@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 
 import torch
 
+from simcse_kit.ahead import made_ahead
 from simcse_kit.tokenization import TemplateTokenizer
 from simcse_kit.train.prepare import Prepared
 from simcse_kit.train.views import Batch
@@ -29,17 +29,9 @@ def batches_ahead(prepared: Prepared, done: int) -> Iterator[Batch]:
         draws = torch.Generator().manual_seed(step_seed(prepared.recipe.seed, step, process))
         return prepared.views.collate(tokenizer, prepared.rows, rows, draws, prepared.masked_lm)
 
-    waiting: deque[Future[Batch]] = deque()
-    thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="batches-ahead")
-    try:
-        for step, rows in enumerate(prepared.schedule.batches(done), start=done + 1):
-            waiting.append(thread.submit(make, rows, step))
-            if len(waiting) > _AHEAD:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        thread.shutdown(cancel_futures=True)
+    steps = enumerate(prepared.schedule.batches(done), start=done + 1)
+    tasks = (partial(make, rows, step) for step, rows in steps)
+    return made_ahead(tasks, count=_AHEAD, thread_name="batches-ahead")
 
 
 def step_seed(seed: int, step: int, process: int) -> int:

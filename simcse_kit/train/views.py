@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from simcse_kit.augment.augmenter import EmbeddingAugmenter, GivenEmbeddings, adversarial_noise
 from simcse_kit.augment.embedding import Adversarial, EmbeddingAugmentation
 from simcse_kit.augment.text import BatchAugmentation, open_text_augmentation
-from simcse_kit.batching import CPU_TOKEN_BUDGET, length_sorted_batches, pad
+from simcse_kit.batching import CPU_TOKEN_BUDGET, length_sorted_batches, pad, to_device
 from simcse_kit.encoder import SentenceEncoder
 from simcse_kit.objectives.masked_lm import MaskedLM, MaskedTokens
 from simcse_kit.template import MASK_TEMPLATE
@@ -95,14 +95,11 @@ class Batch(NamedTuple):
         ]
 
     def to(self, device: torch.device) -> Batch:
-        """The batch on a device; from pinned memory a GPU fetches it while it is still at the step before."""
-
-        def moved(tensor: Tensor) -> Tensor:
-            return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
-
-        masked = None if self.masked is None else MaskedTokens(*map(moved, self.masked))
-        labels = None if self.labels is None else moved(self.labels)
-        return self._replace(ids=moved(self.ids), mask=moved(self.mask), masked=masked, labels=labels)
+        """The batch on a device."""
+        masked = None if self.masked is None else MaskedTokens(*(to_device(each, device) for each in self.masked))
+        labels = None if self.labels is None else to_device(self.labels, device)
+        ids, mask = to_device(self.ids, device), to_device(self.mask, device)
+        return self._replace(ids=ids, mask=mask, masked=masked, labels=labels)
 
 
 class Views:
