@@ -3,9 +3,9 @@
     python -m eval.peer_cosent --data SENTEVAL -o runs/peer-cosent
 
 Both train on STS-B train as released, from all-MiniLM-L6-v2, and keep the best by STS-B dev. Epochs, batch size,
-warm-up, weight decay, precision and steps between evaluations are the recipe's for both; so is the learning rate,
-unless the peer is given another one. Ours and the peer's model of each seed are trained by turns; one that is there is
-not trained again, so that an interrupted run goes on where it was. The figures come from simcse-eval:
+learning rate, warm-up, weight decay, precision and steps between evaluations are the recipe's for both. Ours and the
+peer's model of each seed are trained by turns; one that is there is not trained again, so that an interrupted run goes
+on where it was. The figures come from simcse-eval:
 
     simcse-eval runs/peer-cosent/ours-* --as-seeds --tasks STSB --text raw --json ours.json
     simcse-eval runs/peer-cosent/peer-* --as-seeds --tasks STSB --text raw --json peer.json
@@ -39,7 +39,6 @@ def train(
     output: Annotated[Path, typer.Option("--output", "-o", help="Where the models go.", metavar="DIR")],
     recipe: Annotated[Path, typer.Option(help="Our recipe.", metavar="RECIPE.yaml")] = _RECIPE,
     seeds: Annotated[str, typer.Option(help="Seeds, separated by commas.")] = "1,2,3",
-    peer_lr: Annotated[float | None, typer.Option(help="The peer's learning rate, if not the recipe's.")] = None,
     keys: Annotated[list[str] | None, typer.Option("--set", help="A recipe key for both: key.path=value.")] = None,
 ) -> None:
     """Train both models of every seed."""
@@ -56,7 +55,7 @@ def train(
         }
         ours = load_recipe(recipe, [*(keys or []), *(f"{key}={value}" for key, value in files.items())])
         _train_ours(ours)
-        _train_peer(ours, train_task, dev_task, output / f"peer-{seed}", lr=peer_lr or ours.train.lr)
+        _train_peer(ours, train_task, dev_task, output / f"peer-{seed}")
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -71,7 +70,7 @@ def _train_ours(recipe: Recipe) -> None:
         raise KeyboardInterrupt
 
 
-def _train_peer(recipe: Recipe, train: StsTask, dev: StsTask, output: Path, *, lr: float) -> None:
+def _train_peer(recipe: Recipe, train: StsTask, dev: StsTask, output: Path) -> None:
     import torch
     from datasets import Dataset
     from sentence_transformers import (
@@ -99,7 +98,7 @@ def _train_peer(recipe: Recipe, train: StsTask, dev: StsTask, output: Path, *, l
                 output_dir=checkpoints,
                 num_train_epochs=settings.epochs,
                 per_device_train_batch_size=settings.batch_size,
-                learning_rate=lr,
+                learning_rate=settings.lr,
                 warmup_steps=settings.warmup_ratio,
                 weight_decay=settings.weight_decay,
                 bf16=settings.precision == "bf16",
