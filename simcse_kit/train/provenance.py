@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from simcse_kit.data.files import sha256_of_files
 from simcse_kit.data.readers import data_sha256
 from simcse_kit.data.tokens import RECORD, read_record
@@ -42,6 +44,10 @@ def _training_data(recipe: Recipe) -> dict[str, str]:
     return {**read_record(directory).sources, str(directory / RECORD): sha256_of_files(directory / RECORD)}
 
 
+def _device(device: torch.device) -> str:
+    return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
+
+
 def run_record(prepared: Prepared, *, resumed_from: int | None) -> dict[str, Any]:
     """The fixed part of run.json."""
     recipe = prepared.recipe
@@ -56,7 +62,7 @@ def run_record(prepared: Prepared, *, resumed_from: int | None) -> dict[str, Any
         "selected_on_test": recipe.evaluation.on_test,
         "rows": len(prepared.rows),
         "steps": prepared.schedule.steps,
-        "device": str(prepared.accelerator.device),
+        "device": _device(prepared.accelerator.device),
         "world_size": prepared.accelerator.num_processes,
         "resumed_from": resumed_from,
     }
