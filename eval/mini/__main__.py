@@ -12,6 +12,7 @@ the corpus; the tokens are made there anew, with the same vocabulary.
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -43,21 +44,20 @@ def pretrain(
     ] = None,
 ) -> int:
     """Train for one slot, from the model of the slot before; an interrupted slot is gone on with."""
+    started = time.perf_counter()
     if (minutes is None) == (steps is None):
         raise UserError("name either --minutes or --steps")
 
     from eval.mini.slots import Clock, Slots
 
     slots = Slots(output, tokens or output / "tokens", overrides or [])
-    outcome = slots.train(corpus, Clock(minutes, steps), last=last, quiet=not sys.stderr.isatty())
+    outcome = slots.train(corpus, Clock(minutes, steps, started), last=last, quiet=not sys.stderr.isatty())
     print("\n".join(slots.report()))
     if outcome.interrupted:
         print("stopped; the same command goes on with it")
         return EXIT_INTERRUPTED
-    onward = (
-        f"python -m eval.mini finish {output}" if last else "the same command is the next slot, --last the last one"
-    )
-    print(f"go on: {onward}")
+    finish_it = f"python -m eval.mini finish {output}"
+    print(f"go on: {finish_it if last else 'the same command trains the next slot, with --last the last one'}")
     return 0
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +34,11 @@ _RESERVE = 0.4
 
 @dataclass(frozen=True)
 class Clock:
-    """What a slot may take: so many minutes from now on, or so many steps."""
+    """What a slot may take: so many minutes from ``started`` on, or so many steps."""
 
     minutes: float | None
     steps: int | None
-    started: float = field(default_factory=time.perf_counter)
+    started: float
 
     @property
     def seconds_left(self) -> float:
