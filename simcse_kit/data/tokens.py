@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from bisect import bisect_right
 from collections.abc import Iterable
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -83,21 +85,22 @@ class TokenStream:
             UserError: If one is missing, or not as ``tokens.json`` says.
         """
         self._shards = [_mapped(directory / name) for name in part.files]
-        self._ends = np.cumsum([0, *(len(shard) for shard in self._shards)])
+        self._ends = list(accumulate(map(len, self._shards), initial=0))
         if len(self) != part.tokens:
             raise UserError(f"{directory}: its files hold {len(self):,} tokens, {RECORD} says {part.tokens:,}")
 
     def __len__(self) -> int:
-        return int(self._ends[-1])
+        return self._ends[-1]
 
     def span(self, start: int, stop: int) -> Tokens:
         """The tokens from ``start`` to before ``stop``, from however many files."""
-        first, last = np.searchsorted(self._ends, [start, stop - 1], side="right") - 1
-        parts = [
-            self._shards[number][max(0, start - self._ends[number]) : stop - self._ends[number]]
-            for number in range(first, last + 1)
-        ]
-        return np.concatenate(parts)
+        number = bisect_right(self._ends, start) - 1
+        parts = []
+        while start < stop:
+            begins, ends = self._ends[number : number + 2]
+            parts.append(self._shards[number][start - begins : stop - begins])
+            start, number = ends, number + 1
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def tokens_directory(source: object) -> Path | None:
@@ -172,4 +175,4 @@ def _mapped(path: Path) -> Tokens:
         raise UserError(f"{path}: cannot be read as token ids: {one_line(error)}") from error
     if not isinstance(tokens, np.ndarray) or tokens.dtype != np.uint16 or tokens.ndim != 1:
         raise UserError(f"{path}: holds no token ids (uint16)")
-    return tokens
+    return np.asarray(tokens)  # the same memory, and quicker to cut

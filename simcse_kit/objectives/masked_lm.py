@@ -109,10 +109,11 @@ class MaskedLM(nn.Module):
             attention_mask: 1 for tokens, 0 for padding, [B, T].
             generator: A CPU generator.
         """
-        allowed = attention_mask.bool() & ~torch.isin(ids, self._special)
+        special = torch.isin(ids, self._special)
+        allowed = attention_mask.bool() & ~special
         draws = torch.rand(ids.shape, generator=generator)
         if self._continues is not None:
-            draws = self._by_word(ids, draws, self._continues)
+            draws = _by_word(draws, special, self._continues[ids])
         chosen = (draws < self._rate) & allowed
         hidden = torch.rand(ids.shape, generator=generator)
         random = torch.randint(self._vocabulary, ids.shape, generator=generator)
@@ -137,14 +138,14 @@ class MaskedLM(nn.Module):
         logits: Tensor = self.head(inputs_embeds=hidden.unsqueeze(0)).logits.squeeze(0)
         return logits
 
-    def _by_word(self, ids: Tensor, draws: Tensor, continues: Tensor) -> Tensor:
-        """For each token the draw of its word's first one, [B, T]; behind a special token any other begins a word."""
-        special = torch.isin(ids, self._special)
-        behind = torch.ones_like(special)
-        behind[:, 1:] = special[:, :-1]
-        begins = ~continues[ids] | special | behind
-        places = torch.where(begins, torch.arange(ids.shape[1]), 0).cummax(dim=1).values
-        return draws.gather(1, places)
+
+def _by_word(draws: Tensor, special: Tensor, continues: Tensor) -> Tensor:
+    """For each token the draw of its word's first one, [B, T] each; behind a special token any other begins a word."""
+    behind = torch.ones_like(special)
+    behind[:, 1:] = special[:, :-1]
+    begins = ~continues | special | behind
+    places = torch.where(begins, torch.arange(draws.shape[1]), 0).cummax(dim=1).values
+    return draws.gather(1, places)
 
 
 class _Given(nn.Module):

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from simcse_kit.batching import TokenIds
 from simcse_kit.data.documents import WINDOWS, document_lines, positives_from_documents
 from simcse_kit.data.hub import fetch_file
 from simcse_kit.data.nli import HARD_NEGATIVES, classes_of_pairs, tuples_from_pairs
@@ -38,7 +40,7 @@ class Rows(Protocol):
 
     def token_ids(
         self, rows: Sequence[int], text: int, tokenize: Callable[[list[str]], list[list[int]]]
-    ) -> list[list[int]]:
+    ) -> Sequence[TokenIds]:
         """Token ids of one text of some rows; ``tokenize`` makes them where the rows are still text."""
 
     def fingerprints(self) -> Fingerprints:
@@ -70,7 +72,7 @@ class TrainingRows:
 
     def token_ids(
         self, rows: Sequence[int], text: int, tokenize: Callable[[list[str]], list[list[int]]]
-    ) -> list[list[int]]:
+    ) -> Sequence[TokenIds]:
         """Token ids of one text of some rows."""
         return tokenize([self.texts[text][row] for row in rows])
 
@@ -116,11 +118,14 @@ class TokenRows:
 
     def token_ids(
         self, rows: Sequence[int], text: int = 0, tokenize: Callable[[list[str]], list[list[int]]] | None = None
-    ) -> list[list[int]]:
+    ) -> list[TokenIds]:
         """Token ids of some rows, which have one text and need no tokenizer."""
         inner = self.length - 2
-        spans = (self._stream.span(row * inner, (row + 1) * inner).tolist() for row in rows)
-        return [[self._record.first, *span, self._record.last] for span in spans]
+        found = np.empty((len(rows), self.length), dtype=np.int64)
+        found[:, 0], found[:, -1] = self._record.first, self._record.last
+        for row, place in zip(rows, found, strict=True):
+            place[1:-1] = self._stream.span(row * inner, (row + 1) * inner)
+        return list(found)
 
     def fingerprints(self) -> Fingerprints:
         """Fingerprints of the paragraphs, [paragraphs, 1]."""

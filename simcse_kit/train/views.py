@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from simcse_kit.augment.augmenter import EmbeddingAugmenter, GivenEmbeddings, adversarial_noise
 from simcse_kit.augment.embedding import Adversarial, EmbeddingAugmentation
 from simcse_kit.augment.text import BatchAugmentation, open_text_augmentation
-from simcse_kit.batching import CPU_TOKEN_BUDGET, length_sorted_batches, pad
+from simcse_kit.batching import CPU_TOKEN_BUDGET, TokenIds, length_sorted_batches, pad
 from simcse_kit.encoder import SentenceEncoder
 from simcse_kit.objectives.masked_lm import MaskedLM, MaskedTokens
 from simcse_kit.template import MASK_TEMPLATE
@@ -150,8 +150,8 @@ class Views:
         own = distributed.share(rows, distributed.rank(), distributed.world_size())
         # A process without rows goes along with one that does not count.
         seen = own or rows[:1]
-        plain: dict[tuple[int, str | None], list[list[int]]] = {}
-        tokens: list[list[int]] = []
+        plain: dict[tuple[int, str | None], Sequence[TokenIds]] = {}
+        tokens: list[TokenIds] = []
         for block in self.blocks:
             tokenize = partial(tokenizer.tokenize, max_length=self.max_length, template=block.view.template)
             if block.augment is not None:
