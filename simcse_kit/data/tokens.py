@@ -107,8 +107,11 @@ def tokens_directory(source: object) -> Path | None:
     """The directory of tokens that a source of training text names, or None if it names something else."""
     if not isinstance(source, str | Path):
         return None
-    directory = Path(source).expanduser()
-    return directory if (directory / RECORD).is_file() else None
+    try:
+        directory = Path(source).expanduser()
+        return directory if (directory / RECORD).is_file() else None
+    except (OSError, RuntimeError):  # a name longer than file systems allow, or of nobody's home
+        return None
 
 
 def read_record(directory: Path) -> TokenRecord:

@@ -137,4 +137,5 @@ def test_damaged_files_are_named(source, tmp_path):
     (out / "tokens.json").write_text(json.dumps({"train": 1}))
     with pytest.raises(UserError, match=r"tokens\.json: cannot be read as simcse-prepare writes it"):
         read_record(out)
-    assert tokens_directory(tmp_path) is None
+    for other in (tmp_path, "scenes", "hub:owner/name:train", "x" * 5_000, ["a.txt"]):
+        assert tokens_directory(other) is None

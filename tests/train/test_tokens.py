@@ -21,6 +21,7 @@ from simcse_kit.train.prepare import open_encoder, prepare
 from simcse_kit.train.recipe import Recipe
 from simcse_kit.train.recipe_file import load_recipe
 from simcse_kit.train.rows import open_rows
+from simcse_kit.train.stages import stage_recipes
 
 NEW = {"num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 2}
 
@@ -148,6 +149,12 @@ def test_a_new_model_has_the_architecture_and_the_vocabulary_it_is_told_and_is_d
     words = [each.backbone.get_input_embeddings().weight for each in (encoder, same, other)]
     assert torch.equal(words[0], words[1]) and not torch.equal(words[0], words[2])
     assert words[0].std().item() == pytest.approx(0.02, rel=0.1)
+
+
+def test_later_stages_begin_with_the_model_of_the_one_before_and_not_anew(pretraining, tmp_path):
+    first, second = stage_recipes(pretraining(stages=[{}, {"train": {"lr": 1e-4}}]))
+    assert first.model.new is not None
+    assert (second.model.new, second.model.name) == (None, str(tmp_path / "run-stage1"))
 
 
 def test_the_plan_says_what_the_tokens_are(pretraining, tokens):
