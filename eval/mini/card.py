@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,7 @@ def pretraining(slots: list[Slot]) -> dict[str, Any]:
                     "accuracy": line["accuracy"],
                 }
             )
-        steps, tokens, seconds = steps + run["step"], tokens + run["step"] * a_step, seconds + run["seconds"]
+        steps, tokens, seconds = steps + run["step"], tokens + slot.tokens, seconds + run["seconds"]
         told.append(
             {
                 **{key: run[key] for key in ("step", "seconds", "seed", "device", "world_size", "commit", "versions")},
@@ -99,7 +100,7 @@ def model_card(record: dict[str, Any], licences: list[dict[str, str]], config: d
         [[entry["source"], entry["licence"], entry["basis"], entry["file"]] for entry in licences],
         text_columns=4,
     )
-    return f"""# simcse-kit/mini
+    return _wrapped(f"""# simcse-kit/mini
 
 A small English BERT, pre-trained by masked language modelling alone: {config["num_hidden_layers"]} layers,
 {config["hidden_size"]} wide, {config["num_attention_heads"]} heads, a lower-cased WordPiece vocabulary of
@@ -108,7 +109,6 @@ float32. It is a place to begin from: nothing has taught it to compare sentences
 
 ```python
 from simcse_kit import SentenceEncoder
-
 encoder = SentenceEncoder.from_pretrained("simcse-kit/mini")
 ```
 
@@ -136,7 +136,16 @@ which the text is generally known.
 
 The weights have the licence of simcse_kit; the texts keep theirs, and their authors are named above. The model repeats
 what its text says and leaves out: much of it is old books, encyclopedia articles on people and places, and speeches.
-"""
+""")
+
+
+def _wrapped(card: str) -> str:
+    """A card whose paragraphs have lines of one width, whatever was put into them."""
+    blocks = (
+        block if block.startswith(("#", "|", "```")) else textwrap.fill(block, 120, break_on_hyphens=False)
+        for block in card.strip().split("\n\n")
+    )
+    return "\n\n".join(blocks) + "\n"
 
 
 def _licences(record: dict[str, Any]) -> list[dict[str, str]]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,15 @@ import yaml
 
 from simcse_kit.data.preparation import prepare_tokens
 from simcse_kit.data.tokens import tokens_directory
+from simcse_kit.encoder import SentenceEncoder
 from simcse_kit.errors import UserError
+from simcse_kit.objectives.masked_lm import MaskedLM
+from simcse_kit.train.held_out import HeldOut
 from simcse_kit.train.loop import Outcome, train
 from simcse_kit.train.prepare import prepare
 from simcse_kit.train.recipe import Recipe
 from simcse_kit.train.recipe_file import load_recipe
+from simcse_kit.train.rows import TokenRows
 from simcse_kit.train.rundir import RunDirectory
 
 RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "pretrain-mini.yaml"
@@ -26,7 +31,7 @@ VOCABULARY = 16_384
 _SEED = 42
 # The share of a slot's steps in which the learning rate rises: later slots only have to find the moments anew.
 _FIRST_WARMUP, _LATER_WARMUP = 0.05, 0.02
-# The pace is taken between these steps, once everything is compiled.
+# The pace is taken between these steps, once everything is compiled; the second is a multiple of the first.
 _PACE_FROM, _PACE_TO = 50, 150
 # Minutes kept back for writing the model.
 _RESERVE = 0.4
@@ -65,15 +70,45 @@ class Slot:
         return Recipe.model_validate(yaml.safe_load((self.path / "recipe.yaml").read_text(encoding="utf-8")))
 
     @property
+    def tokens(self) -> int:
+        """How many tokens it has seen."""
+        recipe = self.recipe
+        return int(self.run["step"]) * recipe.train.batch_size * recipe.model.max_length
+
+    @property
     def held_out(self) -> list[dict[str, Any]]:
         """What it measured on held-out text, in the order of its steps."""
         lines = map(json.loads, (self.path / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
         return [line for line in lines if line["kind"] == "held_out"]
 
     @property
+    def summary(self) -> str:
+        """Its steps, its pace and what it measured, in a line."""
+        run, measured = self.run, self.held_out
+        return (
+            f"{self.path.name}: {run['step']:,} of {run['steps']:,} steps in {run['seconds']:,.0f} s, "
+            f"{self.tokens / run['seconds']:,.0f} tokens/s, held-out loss {measured[0]['loss']:.3f} to "
+            f"{measured[-1]['loss']:.3f}, accuracy {measured[-1]['accuracy']:.1%}"
+        )
+
+    @property
     def is_done(self) -> bool:
         """Whether all of its steps are done."""
         return bool(self.run["status"] == "done")
+
+
+class _Watch(HeldOut):
+    """Notes the times at which it is asked to measure, and measures nothing."""
+
+    def __init__(self, rows: TokenRows) -> None:
+        super().__init__(rows)
+        self.times: list[float] = []
+
+    def measure(self, encoder: SentenceEncoder, masked_lm: MaskedLM) -> dict[str, Any]:
+        """Note the time, once the device has done what it was told."""
+        next(encoder.parameters()).sum().item()
+        self.times.append(time.perf_counter())
+        return {"loss": 0.0, "accuracy": 0.0, "tokens": 0}
 
 
 class Slots:
@@ -120,12 +155,7 @@ class Slots:
 
     def report(self) -> list[str]:
         """A line on each slot."""
-        return [
-            f"{slot.path.name}: {slot.run['step']:,} of {slot.run['steps']:,} steps in {slot.run['seconds']:,.0f} s, "
-            f"held-out loss {slot.held_out[0]['loss']:.3f} to {slot.held_out[-1]['loss']:.3f}, "
-            f"accuracy {slot.held_out[-1]['accuracy']:.1%}"
-            for slot in self.found
-        ]
+        return [slot.summary for slot in self.found]
 
     def _prepare(self, corpus: Path, before: list[Slot], *, quiet: bool) -> None:
         if tokens_directory(self._tokens) is not None:
@@ -156,19 +186,21 @@ class Slots:
 
     def _steps(self, before: list[Slot], clock: Clock) -> int:
         """How many steps fit into the time that is left, by the pace of a few."""
+        recipe = self._recipe(before, _PACE_TO, last=False)
+        evaluation = recipe.evaluation.model_copy(update={"every": _PACE_FROM})
+        prepared = prepare(recipe.model_copy(update={"evaluation": evaluation}))
+        held_out, masked_lm = prepared.held_out, prepared.masked_lm
+        assert held_out is not None and masked_lm is not None
+        watch = _Watch(held_out.rows)
         with tempfile.TemporaryDirectory() as folder:
-            recipe = self._recipe(before, _PACE_TO, last=False)
-            measured = {"every": _PACE_FROM}
-            trial = recipe.model_copy(
-                update={
-                    "evaluation": recipe.evaluation.model_copy(update=measured),
-                    "output_dir": str(Path(folder) / "trial"),
-                }
-            )
-            _train(trial, resume=False, quiet=True)
-            seconds = {line["step"]: line["seconds"] for line in Slot(Path(trial.output_dir)).held_out}
-        pace = (seconds[_PACE_TO] - seconds[_PACE_FROM]) / (_PACE_TO - _PACE_FROM)
-        steps = int(clock.seconds_left / pace)
+            train(replace(prepared, held_out=watch), RunDirectory(Path(folder) / "trial"), quiet=True)
+        pace = (watch.times[-1] - watch.times[1]) / (_PACE_TO - _PACE_FROM)
+        begun = time.perf_counter()
+        held_out.measure(prepared.encoder, masked_lm)
+        measuring = time.perf_counter() - begun
+        # Measured before the first step, every so many, and behind the last one.
+        every = recipe.evaluation.every or math.inf
+        steps = int((clock.seconds_left - 2 * measuring) / (pace + measuring / every))
         if steps < _PACE_TO:
             raise UserError(f"--minutes {clock.minutes:g}: at {pace:.2f} s a step there is no time left to train")
         return steps

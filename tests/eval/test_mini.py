@@ -6,6 +6,7 @@ import random
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import pytest
@@ -146,6 +147,19 @@ def test_the_time_left_is_that_before_the_model_is_written():
     clock, earlier = slots.Clock(2, None, now), slots.Clock(2, None, now - 60)
     assert 0 < 2 * 60 - clock.seconds_left < 40
     assert earlier.seconds_left == pytest.approx(clock.seconds_left - 60, abs=1)
+
+
+def test_the_pace_is_that_of_steps_and_measuring_costs_what_it_costs(corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr(slots, "_PACE_FROM", 2)
+    monkeypatch.setattr(slots, "_PACE_TO", 6)
+    clocks = iter([*[10.0, 30.0, 32.0, 34.0], 50.0, 53.0])  # at steps 0, 2, 4, 6; before and after measuring
+    ours = types.SimpleNamespace(perf_counter=lambda: next(clocks))
+    monkeypatch.setattr(slots.Clock, "seconds_left", 100.0)
+    place = slots.Slots(tmp_path / "run", tmp_path / "tokens", TINY)
+    place._prepare(corpus, [], quiet=True)
+    monkeypatch.setattr(slots, "time", ours)
+    # One second a step, three to measure: before, every ten steps, behind.
+    assert place._steps([], slots.Clock(2, None, 0.0)) == int((100 - 6) / (1 + 0.3))
 
 
 def test_too_little_time_is_said(corpus, tmp_path, monkeypatch, capfd):
