@@ -13,6 +13,7 @@ from simcse_kit import SentenceEncoder
 from simcse_kit.cli import train as command
 from simcse_kit.data.preparation import prepare_tokens
 from simcse_kit.errors import UserError
+from simcse_kit.locate import weight_files
 from simcse_kit.objectives.masked_lm import MaskedLM
 from simcse_kit.tokenization import TemplateTokenizer
 from simcse_kit.train.batches import Schedule
@@ -149,6 +150,24 @@ def test_a_new_model_has_the_architecture_and_the_vocabulary_it_is_told_and_is_d
     words = [each.backbone.get_input_embeddings().weight for each in (encoder, same, other)]
     assert torch.equal(words[0], words[1]) and not torch.equal(words[0], words[2])
     assert words[0].std().item() == pytest.approx(0.02, rel=0.1)
+
+
+def test_weights_in_several_small_files_are_the_same_weights(pretraining, tmp_path):
+    wide = {"num_hidden_layers": 2, "hidden_size": 256, "num_attention_heads": 4}
+    prepared = prepare(pretraining(model={"new": wide}))
+    prepared.encoder.save_pretrained(
+        tmp_path / "saved", dtype="bfloat16", shard_mb=1, token_head=prepared.masked_lm.head
+    )
+    files = weight_files(tmp_path / "saved")
+    assert len(files) >= 4 and all(file.stat().st_size < 1.05e6 for file in files)
+    opened = SentenceEncoder.from_pretrained(tmp_path / "saved", device="cpu")
+    assert opened.dtype == torch.float32 and opened.weight_files == files
+    again = MaskedLM(opened, rate=0.3)
+    for one, other in ((prepared.encoder, opened), (prepared.masked_lm, again)):
+        theirs = dict(other.named_parameters())
+        for name, parameter in one.named_parameters():
+            if parameter.requires_grad:
+                assert torch.equal(parameter.bfloat16().float(), theirs[name]), name
 
 
 def test_later_stages_begin_with_the_model_of_the_one_before_and_not_anew(pretraining, tmp_path):
