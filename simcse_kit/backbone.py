@@ -6,6 +6,7 @@ import copy
 import hashlib
 import inspect
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -98,8 +99,28 @@ def open_backbone(
     return Backbone(model, tokenizer, has_pooler, own_dropout, files)
 
 
+def open_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
+    """Open the tokenizer of a directory, which need not hold a model.
+
+    Raises:
+        UserError: If there is none.
+    """
+    try:
+        with quiet():
+            return AutoTokenizer.from_pretrained(directory)
+    except Exception as error:  # what malformed files bring about; the tokenizers library raises plain Exceptions
+        raise UserError(f"{directory}: no tokenizer can be opened here: {one_line(error)}") from error
+
+
 def write_backbone(
-    directory: Path, backbone: Backbone, *, dtype: torch.dtype, hidden_states: bool, pooler: nn.Linear | None
+    directory: Path,
+    backbone: Backbone,
+    *,
+    dtype: torch.dtype,
+    hidden_states: bool,
+    pooler: nn.Linear | None,
+    head: PreTrainedModel | None = None,
+    shard_mb: int | None = None,
 ) -> None:
     """Write a transformers checkpoint.
 
@@ -109,6 +130,8 @@ def write_backbone(
         dtype: Of the weights written.
         hidden_states: Have whoever opens it return all hidden states, as poolings over layers need.
         pooler: The layer to write as the backbone's pooler; None: its own, if the checkpoint had one.
+        head: A masked language model without its encoder, to write with the backbone in it.
+        shard_mb: The most MB (10^6 bytes) of a file of weights, if they are to be in several.
     """
     model = backbone.model
     own = pooler_linear(model)
@@ -120,20 +143,39 @@ def write_backbone(
             tensor = pooler.state_dict()[leaf]
         elif owner == pooler_name and not backbone.has_pooler:
             continue
-        state[key] = tensor.detach().to("cpu", dtype if tensor.is_floating_point() else tensor.dtype)
+        state[key if head is None else f"{head.base_model_prefix}.{key}"] = tensor
+    if head is not None:
+        state.update(head.state_dict())
+    written = {
+        key: tensor.to("cpu", dtype if tensor.is_floating_point() else tensor.dtype)
+        for key, tensor in each_once(state).items()
+    }
     config = copy.deepcopy(model.config)
     for key, rate in backbone.own_dropout.items():
         setattr(config, key, rate)
     config.output_hidden_states = hidden_states
     config.dtype = dtype
+    largest = sys.maxsize if shard_mb is None else shard_mb * 10**6
+    if head is not None:
+        config.architectures = [type(head).__name__]
     if backbone.tokenizer.is_fast:
         # Else the file would cut and pad as the last call here did, for whoever opens it with `tokenizers` itself.
         backbone.tokenizer.backend_tokenizer.no_truncation()
         backbone.tokenizer.backend_tokenizer.no_padding()
     with quiet():
-        model.save_pretrained(directory, state_dict=state)
+        model.save_pretrained(directory, state_dict=written, max_shard_size=largest)
         config.save_pretrained(directory)
         backbone.tokenizer.save_pretrained(directory)
+
+
+def each_once(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A state without the further names of tied tensors, which safetensors refuses."""
+    first: dict[tuple[int, int], str] = {}
+    return {
+        name: tensor.detach()
+        for name, tensor in state.items()
+        if first.setdefault((tensor.data_ptr(), tensor.numel()), name) == name
+    }
 
 
 def set_dropout(config: PreTrainedConfig, rate: float | None) -> dict[str, float]:

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from simcse_kit.errors import UserError
+
+TokenIds = Sequence[int] | NDArray[np.integer[Any]]
+"""The token ids of a row."""
 
 # Tokens in a batch on a CPU: what its caches hold.
 CPU_TOKEN_BUDGET = 2_048
@@ -46,16 +52,18 @@ def length_sorted_batches(lengths: Sequence[int], token_budget: int) -> Iterator
         start += rows
 
 
-def pad(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
+def pad(rows: Sequence[TokenIds], pad_id: int) -> tuple[Tensor, Tensor]:
     """Pad token ids on the right to the longest row.
 
     Returns:
         Token ids and attention mask, int64 [B, T] each; T is at least 1, for tokenizers that add no special tokens.
     """
-    width = max(1, *(len(row) for row in rows))
-    ids = torch.tensor([[*row, *[pad_id] * (width - len(row))] for row in rows])
     lengths = torch.tensor([len(row) for row in rows])
-    return ids, (torch.arange(width) < lengths.unsqueeze(1)).long()
+    width = max(1, int(lengths.max()))
+    ids = np.full((len(rows), width), pad_id)
+    for row, place in zip(rows, ids, strict=True):
+        place[: len(row)] = row
+    return torch.from_numpy(ids), (torch.arange(width) < lengths.unsqueeze(1)).long()
 
 
 def _check_text(sentence: object, position: int) -> None:

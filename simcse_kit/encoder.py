@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from simcse_kit import backbone as hf
 from simcse_kit.encoding import encode_texts
@@ -289,7 +290,14 @@ class SentenceEncoder(nn.Module):
         finally:
             self.train(was_training)
 
-    def save_pretrained(self, directory: str | Path, dtype: str | torch.dtype | None = None) -> None:
+    def save_pretrained(
+        self,
+        directory: str | Path,
+        dtype: str | torch.dtype | None = None,
+        *,
+        shard_mb: int | None = None,
+        token_head: PreTrainedModel | None = None,
+    ) -> None:
         """Write a directory that sentence-transformers, transformers and ``from_pretrained`` open, with equal vectors.
 
         A kept head becomes a Dense module; behind ``cls`` on a backbone with a pooler it is written as that pooler
@@ -298,6 +306,8 @@ class SentenceEncoder(nn.Module):
         Args:
             directory: Made where it does not exist; files of the same name are replaced.
             dtype: Of the weights. None: float32.
+            shard_mb: The most MB (10^6 bytes) of a file of weights, if they are to be in several.
+            token_head: A head for masked tokens to keep with the backbone (``MaskedLM.head``).
 
         Raises:
             UserError: If the encoder was opened in int8, which leaves too little of its weights.
@@ -330,6 +340,8 @@ class SentenceEncoder(nn.Module):
             dtype=stored,
             hidden_states=len(POOLINGS[self.pooling].layers) > 1,
             pooler=becomes_pooler.linear if becomes_pooler else None,
+            head=token_head,
+            shard_mb=shard_mb,
         )
         write_layout(directory, layout, self.backbone.config, self.tokenizer.mask_token_id)
 

@@ -1,4 +1,4 @@
-"""Where a model's files are: a directory, a packaged model, the local hub cache, the hub, in that order."""
+"""Where a model's files are: a directory, an installed package, the local hub cache, the hub, in that order."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from simcse_kit.data.files import sha256_of_files
 from simcse_kit.errors import UserError, one_line
 
 DEFAULT_MODEL = "all-MiniLM-L6-v2"
+OWN_MODELS = {"simcse-kit/mini": Path(__file__).parent / "mini"}
+"""The models that this package itself carries, by name, and where they lie."""
 
 _SMALL_FILES = ["*.json", "*.txt", "*.model"]
 _OTHER_RUNTIMES = ["onnx/*", "openvino/*", "coreml/*"]
@@ -48,7 +50,8 @@ def locate(name: str, *, revision: str | None = None, allow_pickle: bool = False
     """Find the directory that holds a model's files, fetching it from the hub where it is nowhere nearer.
 
     Args:
-        name: A directory, a packaged model's name (with or without ``sentence-transformers/``), or a hub id.
+        name: A directory, one of ``OWN_MODELS``, a packaged model's name (with or without
+            ``sentence-transformers/``), or a hub id.
         revision: A branch, tag or commit on the hub; a directory has none.
         allow_pickle: Also fetch pickled weights (``*.bin``) where the model has no safetensors.
         allow_code: Also fetch the model's own Python files.
@@ -57,8 +60,8 @@ def locate(name: str, *, revision: str | None = None, allow_pickle: bool = False
         The directory.
 
     Raises:
-        UserError: If the model is found nowhere (the message says where it was looked for), or a packaged model's
-            weights are not the ones they should be.
+        UserError: If the model is found nowhere (the message says where it was looked for), this package does not
+            carry one that it should, or a packaged model's weights are not the ones they should be.
     """
     directory = find_local(name, revision=revision, allow_pickle=allow_pickle, allow_code=allow_code)
     if directory is not None:
@@ -73,8 +76,8 @@ def locate(name: str, *, revision: str | None = None, allow_pickle: bool = False
         hint = f"; `pip install 'simcse-kit[{packaged.extra}]'` brings it as a package" if packaged else ""
         raise UserError(
             f"model {name!r} was found nowhere: no directory {str(Path(name).absolute())!r}, no installed packaged "
-            f"model of this name (known: {', '.join(PACKAGED)}), not in the local hub cache, and the hub: "
-            f"{one_line(error.__cause__ or error)}{hint}"
+            f"model of this name (known: {', '.join([*OWN_MODELS, *PACKAGED])}), not in the local hub cache, and the "
+            f"hub: {one_line(error.__cause__ or error)}{hint}"
         ) from error
 
 
@@ -84,11 +87,14 @@ def find_local(
     """The directory of a model that needs no download, or None; arguments as for ``locate``.
 
     Raises:
-        UserError: If a packaged model's weights are not the ones they should be.
+        UserError: If this package does not carry a model that it should, or a packaged model's weights are not the ones
+            they should be.
     """
     directory = _directory(name)
     if directory is not None:
         return directory
+    if name in OWN_MODELS:
+        return _own_directory(name)
     packaged = _packaged(name)
     if packaged and revision is None and importlib.util.find_spec(packaged.module):
         return _packaged_directory(packaged)
@@ -113,6 +119,13 @@ def weight_files(directory: Path, *, pickled: bool = False) -> list[Path]:
 
 def _packaged(name: str) -> PackagedModel | None:
     return PACKAGED.get(name.removeprefix("sentence-transformers/"))
+
+
+def _own_directory(name: str) -> Path:
+    directory = OWN_MODELS[name]
+    if not weight_files(directory):
+        raise UserError(f"model {name!r}: this build of simcse_kit does not carry it (no weights in {directory})")
+    return directory
 
 
 def _packaged_directory(packaged: PackagedModel) -> Path:

@@ -85,6 +85,20 @@ def test_the_hub_is_asked_last_and_for_what_an_encoder_needs(cache, no_packages,
     assert downloads[1] == (f"sentence-transformers/{MINILM}", None, [*downloads[0][2], "*.py"])
 
 
+def test_a_model_of_this_package_is_found_in_it_and_nowhere_else(tmp_path, monkeypatch, no_network):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(locate.OWN_MODELS, "simcse-kit/mini", tmp_path / "package" / "mini")
+    for find in (locate.locate, find_local):
+        with pytest.raises(UserError, match="this build of simcse_kit does not carry it") as caught:
+            find("simcse-kit/mini")
+        assert "\n" not in str(caught.value)
+    shards = [f"model-0000{number}-of-00002.safetensors" for number in (1, 2)]
+    make_files(tmp_path / "package" / "mini", ["config.json", *shards])
+    assert locate.locate("simcse-kit/mini") == tmp_path / "package" / "mini"
+    own = make_files(tmp_path / "simcse-kit" / "mini", FILES)
+    assert locate.locate("simcse-kit/mini").resolve() == own
+
+
 def test_a_revision_of_a_packaged_model_is_that_of_the_hub(cache, no_network):
     snapshot = cache(f"sentence-transformers/{MINILM}", revision="v1")
     assert find_local(MINILM, revision="v1") == snapshot
@@ -127,7 +141,7 @@ def test_what_is_found_nowhere_says_where_it_was_looked_for(cache, monkeypatch, 
         locate.locate("owner/name")
     place = re.escape(repr(str(tmp_path / "owner" / "name")))
     said = rf"model 'owner/name' was found nowhere: no directory {place}, no installed packaged model of this name "
-    said += rf"\(known: {MINILM}\), not in the local hub cache, and the hub: [^\n]*refused"
+    said += rf"\(known: simcse-kit/mini, {MINILM}\), not in the local hub cache, and the hub: [^\n]*refused"
     assert re.fullmatch(said, str(caught.value))
 
 

@@ -39,7 +39,7 @@ def encode(
     source: Annotated[
         Path,
         typer.Argument(
-            help="The texts: .txt (one a line), .csv, .tsv, .jsonl (each also .gz) or .parquet.", metavar="INPUT"
+            help="The texts: .txt (one a line), .csv, .tsv, .jsonl (each also .gz, .xz) or .parquet.", metavar="INPUT"
         ),
     ],
     output: Annotated[

@@ -173,7 +173,7 @@ def _name_of(source: str) -> str:
     """The task name of a set of pairs: the file's without the suffixes of format and compression, or the hub's."""
     if source.startswith("hub:"):
         return source.removeprefix("hub:")
-    return Path(Path(source).name.removesuffix(".gz")).stem
+    return Path(Path(source).name.removesuffix(".gz").removesuffix(".xz")).stem
 
 
 def _task_names(tasks: str) -> tuple[list[str], list[str]]:

@@ -31,8 +31,8 @@ def whiten(
     source: Annotated[
         Path,
         typer.Argument(
-            help="The texts to fit on: .txt (one a line), .csv, .tsv, .jsonl (each also .gz) or .parquet. Blank ones "
-            "are left out.",
+            help="The texts to fit on: .txt (one a line), .csv, .tsv, .jsonl (each also .gz, .xz) or .parquet. Blank "
+            "ones are left out.",
             metavar="TEXTS",
         ),
     ],

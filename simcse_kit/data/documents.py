@@ -1,4 +1,4 @@
-"""Positive pairs from running text: a sentence and one that follows it in the same document."""
+"""Documents of running text, and positive pairs from them: a sentence and one that follows it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def document_lines(paths: Iterable[Path]) -> Iterator[str]:
     """Yield the lines of text files, one sentence each, with a blank one wherever a document ends: files end one too.
 
     Args:
-        paths: ``.txt`` files, also gzipped, in which blank lines separate documents.
+        paths: ``.txt`` files, also compressed, in which blank lines separate documents.
 
     Raises:
         UserError: for a file of another format, and for one that cannot be read.
@@ -26,10 +26,16 @@ def document_lines(paths: Iterable[Path]) -> Iterator[str]:
     for path in paths:
         if format_of(path) != ".txt":
             raise UserError(
-                f"{path}: documents are read from .txt files, one sentence a line, blank lines between them"
+                f"{path}: documents are read from .txt files, one sentence or paragraph a line, blank lines between "
+                "them"
             )
         yield from read_lines(path)
         yield ""
+
+
+def documents_of(lines: Iterable[str]) -> Iterator[list[str]]:
+    """Yield the documents of lines as ``document_lines`` gives them: the lines of each, of which none is blank."""
+    return (list(group) for is_text, group in groupby(lines, key=lambda line: bool(line.strip())) if is_text)
 
 
 def positives_from_documents(lines: Iterable[str], window: int, *, seed: int) -> list[tuple[str, str]]:
@@ -50,7 +56,7 @@ def positives_from_documents(lines: Iterable[str], window: int, *, seed: int) ->
         UserError: if there is no pair at all.
     """
     draw = random.Random(seed).choice
-    documents = [list(group) for is_text, group in groupby(lines, key=lambda line: bool(line.strip())) if is_text]
+    documents = list(documents_of(lines))
     pairs = [
         (anchor, draw(sentences[place : place + window]))
         for sentences in documents

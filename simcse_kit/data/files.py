@@ -1,4 +1,4 @@
-"""Rows of local files: plain text, csv, tsv, JSON lines (each also gzipped) and parquet.
+"""Rows of local files: plain text, csv, tsv, JSON lines (each also gzipped or xz-compressed) and parquet.
 
 Read here and not by the ``datasets`` library, whose csv and text loaders contact a server even for local files. Text
 is UTF-8, with or without a byte order mark; a line ends at LF or CR LF and at no other character, so that a Unicode
@@ -13,6 +13,7 @@ import csv
 import gzip
 import hashlib
 import json
+import lzma
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ from simcse_kit.errors import UserError, one_line
 _LONGEST_CELL = 2**31 - 1  # characters; csv's own limit is 131,072
 _PARQUET_BATCH = 4096  # rows decoded at a time
 _HASH_CHUNK = 2**20  # bytes
+_COMPRESSED: dict[str, Any] = {".gz": gzip.open, ".xz": lzma.open}
 
 
 def iter_rows(path: Path, columns: Sequence[str]) -> Iterator[Row]:
@@ -81,18 +83,19 @@ def format_of(path: Path) -> str:
         UserError: for a suffix that names no format.
     """
     suffix = path.suffix.lower()
-    gzipped = suffix == ".gz"
-    if gzipped:
+    compressed = suffix in _COMPRESSED
+    if compressed:
         suffix = Path(path.stem).suffix.lower()
-    if suffix in (".txt", ".csv", ".tsv", ".jsonl", ".ndjson") or (suffix == ".parquet" and not gzipped):
+    if suffix in (".txt", ".csv", ".tsv", ".jsonl", ".ndjson") or (suffix == ".parquet" and not compressed):
         return suffix
     raise UserError(
-        f"{path}: the suffix names no format; known are .txt, .csv, .tsv, .jsonl, .ndjson (each with .gz too), .parquet"
+        f"{path}: the suffix names no format; known are .txt, .csv, .tsv, .jsonl, .ndjson (each with .gz or .xz too), "
+        ".parquet"
     )
 
 
 def read_lines(path: Path, *, keep_ends: bool = False, encoding: str = "UTF-8") -> Iterator[str]:
-    """Yield the lines of a text file, decompressed where its name ends in ``.gz``.
+    """Yield the lines of a text file, decompressed where its name ends in ``.gz`` or ``.xz``.
 
     Args:
         path: the file.
@@ -101,11 +104,11 @@ def read_lines(path: Path, *, keep_ends: bool = False, encoding: str = "UTF-8") 
 
     Raises:
         UserError: for a file that cannot be opened, bytes that are not of the encoding (with the line), and broken
-            gzip.
+            gzip or xz.
     """
     number = 1
     try:
-        with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
+        with _COMPRESSED.get(path.suffix.lower(), Path.open)(path, "rb") as file:
             for number, raw in enumerate(file, start=1):
                 if number == 1:
                     raw = raw.removeprefix(codecs.BOM_UTF8)
@@ -116,8 +119,9 @@ def read_lines(path: Path, *, keep_ends: bool = False, encoding: str = "UTF-8") 
         raise UserError(
             f"{path}, line {number}: byte 0x{byte:02x} is not {encoding}; convert the file to {encoding}"
         ) from error
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise UserError(f"{path} is no complete gzip file: {error}") from error
+    except (gzip.BadGzipFile, EOFError, zlib.error, lzma.LZMAError) as error:
+        kind = path.suffix.lower().replace(".gz", ".gzip").removeprefix(".")
+        raise UserError(f"{path} is no complete {kind} file: {error}") from error
     except OSError as error:
         raise _unreadable(path, error) from error
 

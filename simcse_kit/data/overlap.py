@@ -75,6 +75,8 @@ def overlap(train: Fingerprints, sentences: Iterable[str]) -> Overlap:
 def write_fingerprints(directory: Path, own: Fingerprints, base: Fingerprints | None) -> None:
     """Write the fingerprints of a run's training text, below those of the model it started from, if it has any."""
     tables = [own] if base is None else [base, own]
+    if base is not None and np.array_equal(base[-len(own) :], own):
+        tables = [base]  # a run on the text that its model was trained on last
     columns = max(table.shape[1] for table in tables)
     padded = [np.pad(table, ((0, 0), (0, columns - table.shape[1])), constant_values=_NO_TEXT) for table in tables]
     with replacing(directory / FINGERPRINTS_FILE) as temporary, temporary.open("wb") as file:

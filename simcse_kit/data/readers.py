@@ -28,9 +28,9 @@ def read_columns(
 ) -> Columns:
     """Read columns of text, several sources one after the other.
 
-    Files are .txt (one sentence a line), .csv, .tsv, .jsonl or .ndjson, each also gzipped, and .parquet. A glob's
-    files come sorted by name. ``scenes`` is the built-in training set: one column (of any name) gives sentences, two
-    anchor and positive, three anchor, positive and hard negative.
+    Files are .txt (one sentence a line), .csv, .tsv, .jsonl or .ndjson, each also with .gz or .xz, and .parquet. Those
+    of a glob come sorted by name. ``scenes`` is the built-in training set: one column (of any name) gives sentences,
+    two anchor and positive, three anchor, positive and hard negative.
 
     Args:
         source: where the rows are.

@@ -7,12 +7,14 @@ Legend: B rows, T tokens, M tokens to be predicted, V vocabulary.
 
 from __future__ import annotations
 
+import json
 import warnings
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Generator, Tensor, nn
-from transformers import AutoModelForMaskedLM
+from transformers import AutoModelForMaskedLM, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_outputs import BaseModelOutput
 
 from simcse_kit.backbone import quiet
@@ -56,17 +58,32 @@ class MaskedLM(nn.Module):
     checkpoint ties them; SimCSE's own code copies the head and then trains the two apart.
 
     A checkpoint without such a head gets a new one, drawn from torch's generator.
+
+    Attributes:
+        head: The checkpoint's masked language model, with nothing where its encoder was.
     """
 
-    def __init__(self, encoder: SentenceEncoder, *, rate: float) -> None:
+    def __init__(
+        self,
+        encoder: SentenceEncoder,
+        *,
+        rate: float,
+        whole_word: bool = False,
+        full_rows: bool = False,
+        compiled: bool = False,
+    ) -> None:
         """Open the head.
 
         Args:
-            encoder: What is trained; it was opened from files.
+            encoder: What is trained.
             rate: In (0, 1): the probability of each token that is not special to be predicted.
+            whole_word: Predict all tokens of a word or none; each word then has this probability.
+            full_rows: No row is ever padded, so that attention needs no mask and its quickest kernel serves.
+            compiled: Have torch compile the backbone for training; takes ``full_rows``.
 
         Raises:
-            UserError: If the encoder's tokenizer has no mask token, or its family no such head.
+            UserError: If the encoder's tokenizer has no mask token, or does not tell where words begin, or its family
+                has no such head.
         """
         super().__init__()
         if encoder.tokenizer.mask_token_id is None:
@@ -79,6 +96,10 @@ class MaskedLM(nn.Module):
         # A tokenizer may have tokens that the checkpoint has no embeddings for.
         self._vocabulary = min(len(encoder.tokenizer), encoder.backbone.config.vocab_size)
         self._special = torch.tensor(encoder.tokenizer.all_special_ids)
+        self._continues = _continuations(encoder.tokenizer) if whole_word else None
+        self._full_rows = full_rows
+        # A function and no module, which would be a second owner of the backbone's weights.
+        self._compiled: Callable[..., Any] | None = torch.compile(encoder.backbone.forward) if compiled else None
 
     def mask(self, ids: Tensor, attention_mask: Tensor, generator: Generator) -> MaskedTokens:
         """Draw the tokens to be predicted and hide them, 80% behind the mask token, 10% behind a random one.
@@ -88,8 +109,12 @@ class MaskedLM(nn.Module):
             attention_mask: 1 for tokens, 0 for padding, [B, T].
             generator: A CPU generator.
         """
-        allowed = attention_mask.bool() & ~torch.isin(ids, self._special)
-        chosen = (torch.rand(ids.shape, generator=generator) < self._rate) & allowed
+        special = torch.isin(ids, self._special)
+        allowed = attention_mask.bool() & ~special
+        draws = torch.rand(ids.shape, generator=generator)
+        if self._continues is not None:
+            draws = _by_word(draws, special, self._continues[ids])
+        chosen = (draws < self._rate) & allowed
         hidden = torch.rand(ids.shape, generator=generator)
         random = torch.randint(self._vocabulary, ids.shape, generator=generator)
         masked = ids.masked_fill(chosen & (hidden < _MASKED), self._mask_id)
@@ -98,14 +123,29 @@ class MaskedLM(nn.Module):
         return MaskedTokens(masked, places, ids.flatten()[places])
 
     def forward(self, encoder: SentenceEncoder, tokens: MaskedTokens, attention_mask: Tensor) -> Tensor:
-        """The sum over the M hidden tokens of their cross-entropy, a scalar; 0 for M = 0.
-
-        Logits are computed for the hidden tokens alone, [M, V].
-        """
-        states = encoder.token_states(tokens.ids, attention_mask)
-        hidden = states.flatten(0, 1)[tokens.places]
-        logits = self.head(inputs_embeds=hidden.unsqueeze(0)).logits.squeeze(0)
+        """The sum over the M hidden tokens of their cross-entropy, a scalar; 0 for M = 0."""
+        logits = self.logits(encoder, tokens, attention_mask)
         return nn.functional.cross_entropy(logits.float(), tokens.targets, reduction="sum")
+
+    def logits(self, encoder: SentenceEncoder, tokens: MaskedTokens, attention_mask: Tensor) -> Tensor:
+        """What is predicted at the hidden tokens, and computed for them alone, [M, V]."""
+        if self._full_rows:
+            backbone = self._compiled if self._compiled is not None and self.training else encoder.backbone
+            states = backbone(input_ids=tokens.ids).last_hidden_state
+        else:
+            states = encoder.token_states(tokens.ids, attention_mask)
+        hidden = states.flatten(0, 1)[tokens.places]
+        logits: Tensor = self.head(inputs_embeds=hidden.unsqueeze(0)).logits.squeeze(0)
+        return logits
+
+
+def _by_word(draws: Tensor, special: Tensor, continues: Tensor) -> Tensor:
+    """For each token the draw of its word's first one, [B, T] each; behind a special token any other begins a word."""
+    behind = torch.ones_like(special)
+    behind[:, 1:] = special[:, :-1]
+    begins = ~continues | special | behind
+    places = torch.where(begins, torch.arange(draws.shape[1]), 0).cummax(dim=1).values
+    return draws.gather(1, places)
 
 
 class _Given(nn.Module):
@@ -115,8 +155,26 @@ class _Given(nn.Module):
         return BaseModelOutput(last_hidden_state=inputs_embeds)
 
 
-def _open_head(encoder: SentenceEncoder) -> nn.Module:
-    """The masked language model of the encoder's checkpoint, without the encoder in it."""
+def _open_head(encoder: SentenceEncoder) -> PreTrainedModel:
+    """The masked language model of the encoder's checkpoint, or a new one, without the encoder in it."""
+    model: Any = _own_model(encoder) if encoder.weight_files else _new_model(encoder)
+    setattr(model, model.base_model_prefix, _Given())
+    decoder, words = model.get_output_embeddings(), encoder.backbone.get_input_embeddings().weight
+    if decoder is None or decoder.weight.shape != words.shape:
+        raise UserError(f"objectives: mlm: {type(model).__name__} has a head that this objective cannot use")
+    if getattr(model.config, "tie_word_embeddings", True):
+        decoder.weight = words
+    head: PreTrainedModel = model.to(encoder.device, encoder.dtype)
+    return head
+
+
+def _new_model(encoder: SentenceEncoder) -> PreTrainedModel:
+    model: PreTrainedModel = AutoModelForMaskedLM.from_config(encoder.backbone.config)  # type: ignore[no-untyped-call]
+    return model
+
+
+def _own_model(encoder: SentenceEncoder) -> PreTrainedModel:
+    """The masked language model of the encoder's checkpoint."""
     file = encoder.weight_files[0]
     try:
         with quiet():
@@ -131,12 +189,24 @@ def _open_head(encoder: SentenceEncoder) -> nn.Module:
             f"objectives: mlm: {encoder.source} cannot be opened with a head for it: {one_line(error)}"
         ) from error
     if info["missing_keys"]:
-        warnings.warn(f"{encoder.source} has no head for masked tokens: mlm begins with a new one", stacklevel=2)
-    setattr(model, model.base_model_prefix, _Given())
-    decoder, words = model.get_output_embeddings(), encoder.backbone.get_input_embeddings().weight
-    if decoder is None or decoder.weight.shape != words.shape:
-        raise UserError(f"objectives: mlm: {type(model).__name__} has a head that this objective cannot use")
-    if getattr(model.config, "tie_word_embeddings", True):
-        decoder.weight = words
-    head: nn.Module = model.to(encoder.device, encoder.dtype)
-    return head
+        warnings.warn(f"{encoder.source} has no head for masked tokens: mlm begins with a new one", stacklevel=3)
+    own: PreTrainedModel = model
+    return own
+
+
+def _continuations(tokenizer: PreTrainedTokenizerBase) -> Tensor:
+    """Which tokens go on with a word that another one began, [V]: by WordPiece's prefix, or by what marks a new word.
+
+    Raises:
+        UserError: If the vocabulary has neither.
+    """
+    tokens = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
+    model = json.loads(tokenizer.backend_tokenizer.to_str())["model"] if tokenizer.is_fast else {}
+    prefix = model.get("continuing_subword_prefix") if model.get("type") == "WordPiece" else None
+    if prefix:
+        return torch.tensor([token.startswith(prefix) for token in tokens])
+    # SentencePiece's and byte-level vocabularies mark what follows a space; punctuation is a word of its own.
+    mark = max("▁Ġ", key=lambda sign: sum(token.startswith(sign) for token in tokens))
+    if not any(token.startswith(mark) for token in tokens):
+        raise UserError("objectives: mlm: whole_word: the tokenizer does not tell where words begin")
+    return torch.tensor([not token.startswith(mark) and any(map(str.isalnum, token)) for token in tokens])

@@ -176,11 +176,13 @@ class AngleSettings(PooledObjectiveSection):
 class MaskedLMSettings(ObjectiveSection):
     """Masked language modelling on the texts of all views; a token objective.
 
-    ``rate`` is the share of tokens that are predicted, of which 80% are masked, 10% random, 10% left as they are.
+    ``rate`` is the share of tokens that are predicted, of which 80% are masked, 10% random, 10% left as they are. With
+    ``whole_word`` all tokens of a word are predicted, or none.
     """
 
     name: Literal["mlm"] = "mlm"
     rate: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.15
+    whole_word: bool = False
 
 
 def _named(section: Any) -> Any:

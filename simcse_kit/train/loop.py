@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from simcse_kit.data.overlap import read_fingerprints, write_fingerprints
 from simcse_kit.data.sts import StsTask
 from simcse_kit.encoder import SentenceEncoder
 from simcse_kit.evaluate.sts import score_sts
-from simcse_kit.progress import progress_display
+from simcse_kit.progress import Pace, progress_display
 from simcse_kit.train import distributed
 from simcse_kit.train.gradients import Gradients
 from simcse_kit.train.interpolation import Interpolation
@@ -72,6 +73,9 @@ def train(  # noqa: C901 - one function that reads top to bottom
     recipe, accelerator, encoder, schedule = prepared.recipe, prepared.accelerator, prepared.encoder, prepared.schedule
     settings, task, device, main = recipe.train, prepared.task, accelerator.device, accelerator.is_main_process
     objective, views, masked_lm = prepared.objective, prepared.views, prepared.masked_lm
+    # Beside other objectives it is a means, alone what a later run goes on with.
+    head = None if masked_lm is None or recipe.pooled else masked_lm.head
+    save = partial(run.save_model, encoder, dtype=settings.save_dtype, shard_mb=settings.shard_mb, token_head=head)
     parts = [encoder, objective, prepared.second, masked_lm]
     trained = nn.ModuleList([part for part in parts if part is not None])
     optimizer = adamw(trained, lr=settings.lr, weight_decay=settings.weight_decay)
@@ -95,10 +99,14 @@ def train(  # noqa: C901 - one function that reads top to bottom
         progress.before = _evaluate(encoder, task, step=0)
     if main:
         run.start(recipe, overwrite=overwrite)
-        write_fingerprints(run.path, prepared.rows.fingerprints(), read_fingerprints(Path(encoder.source)))
+        before = read_fingerprints(Path(encoder.source)) if recipe.model.new is None else None
+        write_fingerprints(run.path, prepared.rows.fingerprints(), before)
         run.rewind(progress.step)
+        if progress.step == 0:
+            _measure_held_out(prepared, run, progress, started)
         run.write_run(record, progress, status="running")
     interrupted, together = False, accelerator.num_processes > 1
+    pace, scored = Pace(), ""
     every, save_every = recipe.evaluation.every, settings.save_every or _SAVE_EVERY
 
     with stop_signals(launched=together) as stopped, progress_display(quiet=quiet or not main) as display:
@@ -132,7 +140,10 @@ def train(  # noqa: C901 - one function that reads top to bottom
                     run.log(line)
 
             last = progress.step == schedule.steps
-            if task is not None and (last or (every and progress.step % every == 0)):
+            due = last or (every > 0 and progress.step % every == 0)
+            if main and due:
+                scored = _measure_held_out(prepared, run, progress, started)
+            if task is not None and due:
                 with interpolation.applied(encoder):
                     score = _evaluate(encoder, task, step=progress.step)
                     better = progress.note_score(score)
@@ -140,9 +151,9 @@ def train(  # noqa: C901 - one function that reads top to bottom
                         run.log({"kind": "eval", **score, "best": better})
                         run.flush()
                         if better:
-                            run.save_model(encoder)
+                            save()
                             run.write_run(record, progress, status="running")
-                display.update(bar, note=_note(progress, score))
+                scored = _note(progress, score)
                 if settings.patience and progress.stale >= settings.patience:
                     last = True
             progress.seconds = time.perf_counter() - started
@@ -152,7 +163,8 @@ def train(  # noqa: C901 - one function that reads top to bottom
                 scaler = accelerator.scaler.state_dict() if accelerator.scaler is not None else {}
                 state = Checkpoint(trained.state_dict(), optimizer.state_dict(), scaler, progress)
                 run.save_checkpoint(state, keep=settings.keep_last)
-            display.update(bar, completed=progress.step)
+            pace.add(int(batch.mask.sum()) * accelerator.num_processes)
+            display.update(bar, completed=progress.step, note=f"{pace.note} {scored}")
             if last or interrupted:
                 break
 
@@ -160,7 +172,7 @@ def train(  # noqa: C901 - one function that reads top to bottom
             run.flush()
             if progress.best is None:
                 with interpolation.applied(encoder):
-                    run.save_model(encoder)
+                    save()
             run.write_run(record, progress, status="interrupted" if interrupted else "done")
             if not interrupted:
                 run.drop_checkpoints()
@@ -183,6 +195,17 @@ def _evaluate(encoder: SentenceEncoder, task: StsTask, step: int) -> dict[str, A
     value = [score_sts(encoder, task).value if distributed.rank() == 0 else None]
     broadcast_object_list(value)
     return {"step": step, "task": task.name, "split": task.split, "spearman": value[0]}
+
+
+def _measure_held_out(prepared: Prepared, run: RunDirectory, progress: Progress, started: float) -> str:
+    """Log how well masked tokens of held-out text are predicted, if there is any, and say it in a few words."""
+    if prepared.held_out is None or prepared.masked_lm is None:
+        return ""
+    found = prepared.held_out.measure(prepared.encoder, prepared.masked_lm)
+    seconds = time.perf_counter() - started
+    run.log({"kind": "held_out", "step": progress.step, **found, "seconds": seconds})
+    run.flush()
+    return f"held-out loss {found['loss']:.3f}, accuracy {found['accuracy']:.1%}"
 
 
 def _note(progress: Progress, score: dict[str, Any]) -> str:

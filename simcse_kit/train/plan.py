@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 
 from simcse_kit.data.senteval import local_senteval_folders
 from simcse_kit.data.sts_texts import STS_TEXTS
 from simcse_kit.encoder import SentenceEncoder
 from simcse_kit.locate import find_local
-from simcse_kit.train.batches import Schedule, TrainingRows, check_classes, read_rows
+from simcse_kit.train.batches import Schedule
+from simcse_kit.train.held_out import HeldOut
 from simcse_kit.train.prepare import open_encoder, open_masked_lm
 from simcse_kit.train.recipe import Recipe
 from simcse_kit.train.report import open_task
+from simcse_kit.train.rows import Rows, check_classes, check_vocabulary, open_rows
 from simcse_kit.train.rundir import RunDirectory
 from simcse_kit.train.sections import EvaluationSection, ModelSection, ReportSection, ViewSection
 from simcse_kit.train.views import Views
@@ -37,7 +41,7 @@ def describe(recipe: Recipe, *, start: str | None = None) -> list[str]:
     taken = run.read_run() is not None
     if not taken:
         run.check(recipe, resume=False, overwrite=False)
-    rows = None if _on_hub(recipe.data.train) else read_rows(recipe.data, recipe.seed)
+    rows = None if _on_hub(recipe.data.train) else open_rows(recipe)
     if rows is not None:
         check_classes(rows, recipe.pooled)
     if all(_can_open(view) for view in recipe.views):
@@ -45,12 +49,14 @@ def describe(recipe: Recipe, *, start: str | None = None) -> list[str]:
     model = recipe.model.model_copy(update={"name": start or recipe.model.name})
     encoder = open_encoder(recipe.model_copy(update={"model": model})) if _is_here(model) else None
     if encoder is not None:
+        check_vocabulary(recipe, encoder.tokenizer)
         open_masked_lm(recipe, encoder)
     often = f"every {recipe.evaluation.every} steps and " if recipe.evaluation.every else ""
     lines = {
         "data": _describe_rows(recipe, rows),
         "model": _describe_model(recipe, encoder) if start is None else "the best of the stage before",
         "evaluation": _describe_set(recipe.evaluation, f"{often}at the end; the best model is kept"),
+        **_describe_held_out(HeldOut.of(recipe), f"{often}at the end"),
         "report": _describe_set(recipe.report, "before and after") if recipe.report else "none",
         "steps": _describe_steps(recipe, rows),
         "cost": _describe_cost(recipe, rows, encoder) if rows and encoder else "not known",
@@ -77,12 +83,15 @@ def _is_here(model: ModelSection) -> bool:
     return local is not None or model.name.count("/") > 1
 
 
-def _describe_rows(recipe: Recipe, rows: TrainingRows | None) -> str:
+def _describe_held_out(held_out: HeldOut | None, when: str) -> dict[str, str]:
+    return {} if held_out is None else {"held out": f"masked tokens of {len(held_out.rows):,} rows, {when}"}
+
+
+def _describe_rows(recipe: Recipe, rows: Rows | None) -> str:
     if rows is None:
         return f"{recipe.data.train}: would be read from the hub; not checked"
-    first = " | ".join(_shortened(text) for text in dict.fromkeys(column[0] for column in rows.texts))
-    views = len(rows.texts) * len(recipe.views_per_text)
-    return f"{len(rows):,} rows, {views} views each; the first: {first}"
+    views = recipe.data.texts * len(recipe.views_per_text)
+    return f"{len(rows):,} rows, {views} view{'s' * (views > 1)} each; {rows.summary}"
 
 
 def _describe_model(recipe: Recipe, encoder: SentenceEncoder | None) -> str:
@@ -90,6 +99,7 @@ def _describe_model(recipe: Recipe, encoder: SentenceEncoder | None) -> str:
     if encoder is None:
         return f"{name}: would be fetched from the hub; not checked"
     size = sum(parameter.numel() for parameter in encoder.parameters())
+    name = f"new, tokenizer of {name}" if recipe.model.new else name
     kept = "" if head == "none" else " (kept)" if recipe.model.keep_head else " (for training only)"
     return f"{name}: {size / 1e6:.1f}M parameters, {encoder.pooling} pooling, head {head}{kept}"
 
@@ -104,7 +114,7 @@ def _describe_set(section: EvaluationSection | ReportSection, when: str) -> str:
     return f"{task.name} {task.split}, {sum(len(subset.scores) for subset in task.subsets):,} pairs, {when}"
 
 
-def _describe_steps(recipe: Recipe, rows: TrainingRows | None) -> str:
+def _describe_steps(recipe: Recipe, rows: Rows | None) -> str:
     train = recipe.train
     batch = f"batch {train.batch_size}, lr {train.lr:g} {train.schedule}, {train.precision}"
     if train.precision == "fp16" and not torch.accelerator.is_available():
@@ -116,13 +126,14 @@ def _describe_steps(recipe: Recipe, rows: TrainingRows | None) -> str:
     return f"{schedule.steps:,} steps ({epochs:.3g} epochs of {schedule.steps_per_epoch:,}), {batch}"
 
 
-def _describe_cost(recipe: Recipe, rows: TrainingRows, encoder: SentenceEncoder) -> str:
+def _describe_cost(recipe: Recipe, rows: Rows, encoder: SentenceEncoder) -> str:
     """Tokens and memory, from the lengths of the first rows."""
     length = recipe.model.max_length
-    lengths = [len(ids) for column in rows.texts for ids in encoder.tokenize(column[:_SAMPLE], length)]
+    sample, tokenize = range(min(_SAMPLE, len(rows))), partial(encoder.tokenize, max_length=length)
+    lengths = [len(ids) for text in range(recipe.data.texts) for ids in rows.token_ids(sample, text, tokenize)]
     mean, longest = sum(lengths) / len(lengths), max(lengths)
     encoded = [view for view in recipe.views_per_text if view.dropout != "same"]
-    views, batch = len(rows.texts) * len(encoded), min(recipe.train.batch_size, len(rows))
+    views, batch = recipe.data.texts * len(encoded), min(recipe.train.batch_size, len(rows))
     tokens = mean * views * batch
     kept = min(recipe.train.chunk_size or batch, batch)
     config = encoder.backbone.config
@@ -138,7 +149,3 @@ def _describe_cost(recipe: Recipe, rows: TrainingRows, encoder: SentenceEncoder)
         f"about {mean:.0f} tokens a text, {tokens:,.0f} a step; "
         f"memory about {(weights + activations) / 2**30:.1f} GiB (a guess, over all processes)"
     )
-
-
-def _shortened(text: str, width: int = 60) -> str:
-    return text if len(text) <= width else text[: width - 1] + "…"

@@ -13,9 +13,12 @@ from simcse_kit.encoder import SentenceEncoder
 from simcse_kit.errors import UserError
 from simcse_kit.objectives.masked_lm import MaskedLM
 from simcse_kit.tokenization import template_tokens
-from simcse_kit.train.batches import Schedule, TrainingRows, check_classes, read_rows
+from simcse_kit.train.batches import Schedule
+from simcse_kit.train.held_out import HeldOut
+from simcse_kit.train.new_model import new_encoder
 from simcse_kit.train.recipe import Recipe
 from simcse_kit.train.report import open_task
+from simcse_kit.train.rows import Rows, check_classes, check_vocabulary, open_rows
 from simcse_kit.train.views import Views
 from simcse_kit.train.weighted import WeightedObjectives
 
@@ -33,9 +36,10 @@ class Prepared:
     masked_lm: MaskedLM | None
     objective: WeightedObjectives
     views: Views
-    rows: TrainingRows
+    rows: Rows
     schedule: Schedule
     task: StsTask | None
+    held_out: HeldOut | None
 
 
 def prepare(recipe: Recipe) -> Prepared:
@@ -44,17 +48,18 @@ def prepare(recipe: Recipe) -> Prepared:
     Raises:
         UserError: If any of it is not as it should be.
     """
-    rows = read_rows(recipe.data, recipe.seed)
+    rows, held_out = open_rows(recipe), HeldOut.of(recipe)
     check_classes(rows, recipe.pooled)
     schedule = Schedule.of(len(rows), recipe.train, shuffle=recipe.data.shuffle, seed=recipe.seed)
     task = open_task(recipe.evaluation)
     views = Views(recipe)
     accelerator = open_accelerator(recipe)
     encoder = open_encoder(recipe, accelerator.device)
+    check_vocabulary(recipe, encoder.tokenizer)
     second = open_encoder(recipe, accelerator.device) if recipe.train.encoders == 2 else None
     masked_lm = open_masked_lm(recipe, encoder)
     objective = WeightedObjectives(recipe, width=encoder.dimension).to(accelerator.device)
-    return Prepared(recipe, accelerator, encoder, second, masked_lm, objective, views, rows, schedule, task)
+    return Prepared(recipe, accelerator, encoder, second, masked_lm, objective, views, rows, schedule, task, held_out)
 
 
 def open_accelerator(recipe: Recipe) -> Accelerator:
@@ -83,16 +88,19 @@ def open_encoder(recipe: Recipe, device: torch.device | None = None) -> Sentence
         UserError: If the model cannot be opened as the recipe says.
     """
     model = recipe.model
-    encoder = SentenceEncoder.from_pretrained(
-        model.name,
-        pooling=model.pooling,
-        device=device,
-        dropout=model.dropout,
-        revision=model.revision,
-        allow_pickle=model.allow_pickle,
-        trust_remote_code=model.trust_remote_code,
-        template=model.template,
-    )
+    if model.new is not None:
+        encoder = new_encoder(model, model.new, seed=recipe.seed, device=device)
+    else:
+        encoder = SentenceEncoder.from_pretrained(
+            model.name,
+            pooling=model.pooling,
+            device=device,
+            dropout=model.dropout,
+            revision=model.revision,
+            allow_pickle=model.allow_pickle,
+            trust_remote_code=model.trust_remote_code,
+            template=model.template,
+        )
     encoder.check_max_length(model.max_length)
     for view in recipe.views:
         if view.template:
@@ -118,5 +126,14 @@ def open_masked_lm(recipe: Recipe, encoder: SentenceEncoder) -> MaskedLM | None:
     """
     if recipe.masked_lm is None:
         return None
+    tokens, settings = recipe.data.tokens is not None, recipe.masked_lm
+    if recipe.train.compile and not tokens:
+        raise UserError("train.compile: rows must be of one length, as those of simcse-prepare are; set it to false")
     torch.manual_seed(recipe.seed)
-    return MaskedLM(encoder, rate=recipe.masked_lm.rate)
+    return MaskedLM(
+        encoder,
+        rate=settings.rate,
+        whole_word=settings.whole_word,
+        full_rows=tokens,
+        compiled=recipe.train.compile and encoder.device.type == "cuda",
+    )

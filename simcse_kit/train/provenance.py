@@ -9,11 +9,16 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
+from simcse_kit.data.files import sha256_of_files
 from simcse_kit.data.readers import data_sha256
+from simcse_kit.data.tokens import RECORD, read_record
 from simcse_kit.evaluate.results import package_versions
 
 if TYPE_CHECKING:
     from simcse_kit.train.prepare import Prepared
+    from simcse_kit.train.recipe import Recipe
 
 _LIBRARIES = ("torch", "transformers", "tokenizers", "accelerate", "numpy")
 
@@ -31,6 +36,18 @@ def commit() -> str | None:
     return head + ("+" if changed.stdout.strip() else "")
 
 
+def _training_data(recipe: Recipe) -> dict[str, str]:
+    """The hash of everything that is trained on, by name; of tokens, that of their record and of the text before."""
+    directory = recipe.data.tokens
+    if directory is None:
+        return data_sha256(recipe.data.train)
+    return {**read_record(directory).sources, str(directory / RECORD): sha256_of_files(directory / RECORD)}
+
+
+def _device(device: torch.device) -> str:
+    return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
+
+
 def run_record(prepared: Prepared, *, resumed_from: int | None) -> dict[str, Any]:
     """The fixed part of run.json."""
     recipe = prepared.recipe
@@ -41,11 +58,11 @@ def run_record(prepared: Prepared, *, resumed_from: int | None) -> dict[str, Any
         "commit": commit(),
         "seed": recipe.seed,
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "data": {"train": data_sha256(recipe.data.train), "evaluation": evaluation},
+        "data": {"train": _training_data(recipe), "evaluation": evaluation},
         "selected_on_test": recipe.evaluation.on_test,
         "rows": len(prepared.rows),
         "steps": prepared.schedule.steps,
-        "device": str(prepared.accelerator.device),
+        "device": _device(prepared.accelerator.device),
         "world_size": prepared.accelerator.num_processes,
         "resumed_from": resumed_from,
     }

@@ -112,11 +112,23 @@ class Recipe(Section):
             and all(objective.labels is None for objective in self.pooled),
         }
         broken = [rule for rule, is_broken in rules.items() if is_broken]
+        broken += [*self._problems_of_tokens()]
         broken += [problem for objective in self.pooled for problem in self._problems(objective)]
         broken += [problem for number, stage in enumerate(self.stages) for problem in _misplaced(number, stage)]
         if broken:
             raise ValueError("\n".join(broken))
         return self
+
+    def _problems_of_tokens(self) -> Iterator[str]:
+        directory = self.data.tokens
+        if directory is None:
+            return
+        if self.pooled:
+            yield f"objectives: mlm alone learns from tokens, which data.train {directory} holds; name no other one"
+        if self.data.texts != 1 or self.data.convert:
+            yield f"data.columns: data.train {directory} holds tokens, which have no columns and are not converted"
+        if self.views or self.model.template:
+            yield f"views: data.train {directory} holds tokens, which are seen as they are: no views, no template"
 
     def _problems(self, objective: PooledObjectiveSection) -> Iterator[str]:
         over = self.over(objective)

@@ -15,6 +15,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from simcse_kit.backbone import each_once
 from simcse_kit.data.overlap import FINGERPRINTS_FILE
 from simcse_kit.encoder import SentenceEncoder
 from simcse_kit.errors import UserError
@@ -157,7 +158,7 @@ class RunDirectory:
             with (self.path / _METRICS).open("a", encoding="utf-8") as file:
                 file.writelines(json.dumps(line) + "\n" for line in lines)
         for line in lines:
-            if line.get("loss", 0.0) is None:
+            if "lr" in line and line["loss"] is None:
                 raise UserError(
                     f"step {line['step']}: the loss is no longer a finite number; lower train.lr, {line['lr']:g} there"
                 )
@@ -177,10 +178,10 @@ class RunDirectory:
         ours = isinstance(content, dict) and {"versions", "data", "status"} <= content.keys()
         return content if ours else None
 
-    def save_model(self, encoder: SentenceEncoder) -> None:
-        """Put the model into the folder, in place of the one that was there."""
+    def save_model(self, encoder: SentenceEncoder, **options: Any) -> None:
+        """Put the model into the folder, in place of the one that was there; options as for ``save_pretrained``."""
         shutil.rmtree(self._staged, ignore_errors=True)
-        encoder.save_pretrained(self._staged)
+        encoder.save_pretrained(self._staged, **options)
         self._put_model()
 
     def save_checkpoint(self, checkpoint: Checkpoint, keep: int) -> None:
@@ -190,7 +191,8 @@ class RunDirectory:
         staged, final = home / ".saving", home / f"step-{checkpoint.progress.step:08d}"
         shutil.rmtree(staged, ignore_errors=True)
         staged.mkdir(parents=True)
-        save_file(_each_once(checkpoint.model), staged / "model.safetensors")
+        state = {name: tensor.cpu().contiguous() for name, tensor in each_once(checkpoint.model).items()}
+        save_file(state, staged / "model.safetensors")
         torch.save({"optimizer": checkpoint.optimizer, "scaler": checkpoint.scaler}, staged / "optimizer.pt")
         _write(staged / "progress.json", json.dumps(asdict(checkpoint.progress)))
         if checkpoint.progress.best is not None:
@@ -215,8 +217,9 @@ class RunDirectory:
         path = self.path / _METRICS
         if path.is_file():
             lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-            # A line that a crash cut off is of a step after the checkpoint.
-            _write(path, "".join(line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step))
+            # A line that a crash cut off is of a step after the checkpoint; the start has lines of its own.
+            kept = [line for line in lines if step and line.endswith("\n") and json.loads(line)["step"] <= step]
+            _write(path, "".join(kept))
         best = self.path / _CHECKPOINTS / f"step-{step:08d}" / _BEST
         if best.is_dir():
             shutil.rmtree(self._staged, ignore_errors=True)
@@ -247,16 +250,6 @@ class RunDirectory:
 def _write(path: Path, text: str) -> None:
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
-
-
-def _each_once(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A state on the CPU, without the further names of tied tensors, which safetensors refuses."""
-    first: dict[tuple[int, int], str] = {}
-    return {
-        name: tensor.detach().cpu().contiguous()
-        for name, tensor in state.items()
-        if first.setdefault((tensor.data_ptr(), tensor.numel()), name) == name
-    }
 
 
 def _link(source: str, target: str) -> None:

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from simcse_kit.augment.embedding import Adversarial, EmbeddingSettings, Rate
 from simcse_kit.augment.text import check_text_augmentation
+from simcse_kit.data.tokens import tokens_directory
 from simcse_kit.errors import UserError
 from simcse_kit.objectives.settings import LabelKind
 from simcse_kit.template import MASK_TEMPLATE, split_template
@@ -59,8 +60,38 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+class ArchitectureSection(Section):
+    """A new BERT with random weights; the keys are those of transformers' ``BertConfig``.
+
+    Left out, ``intermediate_size`` is four times ``hidden_size`` and ``max_position_embeddings`` is
+    ``model.max_length``. The vocabulary is the tokenizer's.
+    """
+
+    num_hidden_layers: Annotated[int, Field(ge=1)]
+    hidden_size: Annotated[int, Field(ge=1)]
+    num_attention_heads: Annotated[int, Field(ge=1)]
+    intermediate_size: Annotated[int, Field(ge=1)] | None = None
+    max_position_embeddings: Annotated[int, Field(ge=3)] | None = None
+    hidden_act: Literal["gelu", "gelu_new", "relu", "silu"] = "gelu"
+    hidden_dropout_prob: Rate = 0.1
+    attention_probs_dropout_prob: Rate = 0.1
+    initializer_range: Annotated[float, Field(gt=0.0)] = 0.02
+    layer_norm_eps: Annotated[float, Field(gt=0.0)] = 1e-12
+
+    @model_validator(mode="after")
+    def _heads_fit(self) -> Self:
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"hidden_size: {self.hidden_size} is no multiple of num_attention_heads ({self.num_attention_heads})"
+            )
+        return self
+
+
 class ModelSection(Section):
     """Which encoder is trained, and how its vectors are made.
+
+    ``new`` begins with random weights in place of a checkpoint's; ``name`` is then where the tokenizer is, such as a
+    directory of ``simcse-prepare``.
 
     ``max_length`` is that of training; the saved model takes texts as long as its backbone does. ``template`` is what
     pooling ``mask`` puts a text into, as ``{text}`` and ``{mask}``, and counts among the tokens of a text;
@@ -69,6 +100,7 @@ class ModelSection(Section):
     """
 
     name: str
+    new: ArchitectureSection | None = None
     pooling: PoolingName = "cls"
     head: Literal["none", "mlp"] = "mlp"
     keep_head: bool = False
@@ -82,6 +114,10 @@ class ModelSection(Section):
 
     @model_validator(mode="after")
     def _parts_exist(self) -> Self:
+        if self.new and (self.new.max_position_embeddings or self.max_length) < self.max_length:
+            raise ValueError(f"new.max_position_embeddings: max_length {self.max_length} needs as many")
+        if self.new and self.pooling == "cls_pooler":
+            raise ValueError("pooling: cls_pooler is a checkpoint's own, and a new model has none")
         if self.keep_head and self.head == "none":
             raise ValueError("keep_head: there is no head to keep (model.head is none)")
         _check_template(self.template)
@@ -100,12 +136,20 @@ class DataSection(Section):
     beside each contradiction, and ``nli_pairs`` pairs with classes; ``labelled_pairs`` takes integer labels as they
     are; ``scored_pairs`` are gold scores in any file that ``evaluation.data`` takes; ``next_sentence`` and
     ``next_three_sentences`` find positives in documents, text files with blank lines between them.
+
+    A directory of tokens (``simcse-prepare``) gives rows of ``model.max_length`` tokens, cut from documents that stand
+    end to end; only masked language modelling learns from them.
     """
 
     train: str | list[str]
     columns: Annotated[list[str], Field(min_length=1, max_length=4)] = ["text"]
     convert: Convert | None = None
     shuffle: bool = True
+
+    @property
+    def tokens(self) -> Path | None:
+        """The directory of tokens that ``train`` names, if it names one."""
+        return tokens_directory(self.train)
 
     @property
     def texts(self) -> int:
@@ -186,6 +230,10 @@ class TrainSection(Section):
 
     ``chunk_size`` rows of a process are encoded at a time (GradCache), whatever the batch is; null tries the whole
     batch and, out of memory in a single process, ever smaller chunks.
+
+    ``compile`` has torch compile the backbone for training on a GPU, where rows are of one length (tokens).
+    ``save_dtype`` and ``shard_mb`` are of the model's files: a smaller type, and files of at most so many MB (10^6
+    bytes); whoever opens them has float32 again, so that training can go on.
     """
 
     batch_size: Annotated[int, Field(ge=1)] = 64
@@ -205,10 +253,15 @@ class TrainSection(Section):
     save_every: Annotated[int, Field(ge=1)] | None = None
     keep_last: Annotated[int, Field(ge=1)] = 1
     patience: Annotated[int, Field(ge=1)] | None = None
+    compile: bool = False
+    save_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    shard_mb: Annotated[int, Field(ge=1)] | None = None
 
 
 class EvaluationSection(Section):
     """What chooses the best model: Spearman on an STS set, every so many optimiser steps and at the end.
+
+    As often masked tokens of what ``simcse-prepare`` held out are predicted, which chooses nothing.
 
     A model chosen on a test split has no test figure any more, so one is refused unless ``allow_test`` is set, which
     run.json then records.

@@ -20,7 +20,7 @@ def stage_contents(recipe: Recipe) -> list[dict[str, Any]]:
     places = [f"{recipe.output_dir}-stage{number}" for number in range(1, last)] + [recipe.output_dir]
     contents = [merge(root, stage) | {"output_dir": place} for stage, place in zip(recipe.stages, places, strict=True)]
     for content, before in zip(contents[1:], places, strict=False):
-        content["model"] = {**content["model"], "name": before}
+        content["model"] = {**content["model"], "name": before, "new": None}
     return contents
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -17,14 +18,14 @@ from torch.utils.checkpoint import checkpoint
 from simcse_kit.augment.augmenter import EmbeddingAugmenter, GivenEmbeddings, adversarial_noise
 from simcse_kit.augment.embedding import Adversarial, EmbeddingAugmentation
 from simcse_kit.augment.text import BatchAugmentation, open_text_augmentation
-from simcse_kit.batching import CPU_TOKEN_BUDGET, length_sorted_batches, pad, to_device
+from simcse_kit.batching import CPU_TOKEN_BUDGET, TokenIds, length_sorted_batches, pad, to_device
 from simcse_kit.encoder import SentenceEncoder
 from simcse_kit.objectives.masked_lm import MaskedLM, MaskedTokens
 from simcse_kit.template import MASK_TEMPLATE
 from simcse_kit.tokenization import TemplateTokenizer
 from simcse_kit.train import distributed
-from simcse_kit.train.batches import TrainingRows
 from simcse_kit.train.recipe import Recipe
+from simcse_kit.train.rows import Rows
 from simcse_kit.train.sections import ViewSection
 from simcse_kit.train.template_bias import template_bias
 from simcse_kit.train.weighted import WeightedObjectives
@@ -129,7 +130,7 @@ class Views:
     def collate(
         self,
         tokenizer: TemplateTokenizer,
-        data: TrainingRows,
+        data: Rows,
         rows: list[int],
         generator: torch.Generator,
         masked_lm: MaskedLM | None = None,
@@ -146,16 +147,16 @@ class Views:
         own = distributed.share(rows, distributed.rank(), distributed.world_size())
         # A process without rows goes along with one that does not count.
         seen = own or rows[:1]
-        plain: dict[tuple[int, str | None], list[list[int]]] = {}
-        tokens: list[list[int]] = []
+        plain: dict[tuple[int, str | None], Sequence[TokenIds]] = {}
+        tokens: list[TokenIds] = []
         for block in self.blocks:
-            texts = [data.texts[block.text][row] for row in seen]
-            key = block.text, block.view.template
+            tokenize = partial(tokenizer.tokenize, max_length=self.max_length, template=block.view.template)
             if block.augment is not None:
-                tokens += tokenizer.tokenize(block.augment(texts, generator), self.max_length, block.view.template)
+                tokens += data.token_ids(seen, block.text, _augmented(block.augment, generator, tokenize))
                 continue
+            key = block.text, block.view.template
             if key not in plain:
-                plain[key] = tokenizer.tokenize(texts, self.max_length, block.view.template)
+                plain[key] = data.token_ids(seen, block.text, tokenize)
             tokens += plain[key]
         ids, mask = pad(tokens, tokenizer.pad_id)
         masked = masked_lm.mask(ids, mask if own else torch.zeros_like(mask), generator) if masked_lm else None
@@ -305,6 +306,13 @@ class MergedForward(nn.Module):
         templates = [self._blocks[place].view.template or self._template for place in places]
         lengths = mask.sum(dim=1).chunk(len(places))
         return torch.cat([template_bias(encoder, *pair) for pair in zip(templates, lengths, strict=True)])
+
+
+def _augmented(
+    augment: BatchAugmentation, generator: torch.Generator, tokenize: Callable[[list[str]], list[list[int]]]
+) -> Callable[[list[str]], list[list[int]]]:
+    """Tokenise texts once they are augmented."""
+    return lambda texts: tokenize(augment(texts, generator))
 
 
 def _way(block: Block) -> _Way:

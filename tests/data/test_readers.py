@@ -2,6 +2,7 @@ import csv
 import gzip
 import hashlib
 import json
+import lzma
 from pathlib import Path
 
 import pyarrow
@@ -93,10 +94,10 @@ def test_any_unicode_text_survives(tmp_path, suffix, rows):
         pytest.param(b"NA\nnull\n", ["NA", "null"], id="no-missing-values"),
     ],
 )
-@pytest.mark.parametrize("gzipped", [False, True])
-def test_text_lines(tmp_path, content, expected, gzipped):
-    path = tmp_path / ("text.txt.gz" if gzipped else "text.txt")
-    path.write_bytes(gzip.compress(content) if gzipped else content)
+@pytest.mark.parametrize(("suffix", "compress"), [("", bytes), (".gz", gzip.compress), (".xz", lzma.compress)])
+def test_text_lines(tmp_path, content, expected, suffix, compress):
+    path = tmp_path / f"text.txt{suffix}"
+    path.write_bytes(compress(content))
     assert read_columns(path, ["whatever"]) == {"whatever": expected}
 
 
@@ -194,6 +195,8 @@ MISTAKES = {
     "bytes-gzip": ("e.txt.gz", gzip.compress(b"fine\nfine\ncaf\xe9\n"), ["a"], ["e.txt.gz, line 3", "UTF-8"]),
     "no-gzip": ("e.txt.gz", b"plain\n", ["a"], ["e.txt.gz", "gzip"]),
     "cut-gzip": ("e.txt.gz", gzip.compress(b"fine\n" * 99)[:-12], ["a"], ["e.txt.gz", "gzip"]),
+    "no-xz": ("e.txt.xz", b"plain\n", ["a"], ["e.txt.xz", "xz"]),
+    "cut-xz": ("e.txt.xz", lzma.compress(b"fine\n" * 99)[:-12], ["a"], ["e.txt.xz", "xz"]),
     "no-parquet": ("e.parquet", b"plain text, no parquet", ["a"], ["e.parquet", "parquet"]),
     "suffix": ("e.json", b"{}", ["a"], ["e.json", ".jsonl", ".parquet"]),
     "gzipped-parquet": ("e.parquet.gz", b"", ["a"], ["e.parquet.gz", ".parquet"]),

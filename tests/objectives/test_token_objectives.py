@@ -93,6 +93,52 @@ def test_tokens_are_masked_at_the_published_rates_and_special_ones_never(opened)
     assert len(set(hidden.tolist())) > vocabulary * 0.8
 
 
+def naive_words(tokenizer, ids):
+    """Places of a row word by word, read off the text of its tokens; special ones left out."""
+    words, behind_special = [], True
+    family = type(tokenizer).__name__
+    for place, token in enumerate(tokenizer.convert_ids_to_tokens(ids)):
+        if ids[place] in tokenizer.all_special_ids:
+            behind_special = True
+            continue
+        if family in ("BertTokenizer", "MPNetTokenizer"):
+            goes_on = token.startswith("##")
+        else:
+            goes_on = token[0] not in "▁Ġ" and any(character.isalnum() for character in token)
+        if goes_on and not behind_special:
+            words[-1].append(place)
+        else:
+            words.append([place])
+        behind_special = False
+    return words
+
+
+@pytest.mark.parametrize("family", ["bert", "mpnet", "roberta", "xlm-roberta", "deberta-v2"])
+def test_words_are_hidden_whole_at_the_rate_of_tokens(tiny_checkpoint, sentences, family):
+    encoder = SentenceEncoder.from_pretrained(tiny_checkpoint(family), device="cpu")
+    objective = MaskedLM(encoder, rate=0.3, whole_word=True)
+    ids, mask = batch_of(encoder, [*sentences, "unforgettable guitarists, quietly"] * 100)
+    tokens = objective.mask(ids, mask, generator())
+    hidden = torch.zeros(ids.numel(), dtype=torch.bool)
+    hidden[tokens.places] = True
+    lengths, shares = [], []
+    for row, seen in zip(ids.tolist(), hidden.view_as(ids).tolist(), strict=True):
+        for word in naive_words(encoder.tokenizer, row):
+            assert len({seen[place] for place in word}) == 1
+            lengths.append(len(word))
+            shares.append(seen[word[0]])
+    assert max(lengths) > 3
+    assert sum(shares) / len(shares) == pytest.approx(0.3, abs=4 * (0.21 / len(shares)) ** 0.5)
+    assert sum(map(int.__mul__, lengths, map(int, shares))) == len(tokens.places)
+
+
+def test_whole_words_need_a_vocabulary_that_tells_where_they_begin(tiny_checkpoint, monkeypatch):
+    encoder = SentenceEncoder.from_pretrained(tiny_checkpoint("roberta"), device="cpu")
+    monkeypatch.setattr(type(encoder.tokenizer), "convert_ids_to_tokens", lambda self, ids: [f"t{i}" for i in ids])
+    with pytest.raises(UserError, match="whole_word: the tokenizer does not tell where words begin"):
+        MaskedLM(encoder, rate=0.15, whole_word=True)
+
+
 def test_what_is_masked_depends_on_the_generator_alone(opened, sentences):
     encoder, objective = opened
     ids, mask = batch_of(encoder, sentences)

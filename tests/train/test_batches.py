@@ -5,7 +5,8 @@ import pytest
 from simcse_kit.data.nli import tuples_from_pairs
 from simcse_kit.data.sts import load_sts_file
 from simcse_kit.errors import UserError
-from simcse_kit.train.batches import Schedule, read_rows
+from simcse_kit.train.batches import Schedule
+from simcse_kit.train.rows import read_rows
 from simcse_kit.train.sections import DataSection, TrainSection
 
 

@@ -6,9 +6,9 @@ import torch
 from simcse_kit.errors import UserError
 from simcse_kit.tokenization import TemplateTokenizer
 from simcse_kit.train import views as views_module
-from simcse_kit.train.batches import TrainingRows
 from simcse_kit.train.loop import train
 from simcse_kit.train.prepare import open_encoder, prepare
+from simcse_kit.train.rows import TrainingRows
 from simcse_kit.train.rundir import RunDirectory
 from simcse_kit.train.views import MergedForward, Views
 from simcse_kit.train.weighted import WeightedObjectives
