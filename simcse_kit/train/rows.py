@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -174,13 +175,17 @@ def read_rows(data: DataSection, seed: int) -> TrainingRows:
     """
     match data.convert:
         case "nli_triplets" | "nli_quadruplets":
-            negatives = HARD_NEGATIVES[data.convert]
-            return TrainingRows(_columns(tuples_from_pairs(*_read_labelled(data), negatives, seed=seed)))
+            labelled, negatives = _read_labelled(data), HARD_NEGATIVES[data.convert]
+            with _errors_name(data.train):
+                return TrainingRows(_columns(tuples_from_pairs(*labelled, negatives, seed=seed)))
         case "nli_pairs":
-            return _with_classes(*_read_labelled(data))
+            labelled = _read_labelled(data)
+            with _errors_name(data.train):
+                return _with_classes(*labelled)
         case "labelled_pairs":
             first, second, labels = _read_labelled(data)
-            return TrainingRows((first, second), torch.tensor(_integers(labels)))
+            with _errors_name(data.train):
+                return TrainingRows((first, second), torch.tensor(_integers(labels)))
         case "scored_pairs":
             return _scored_pairs(data)
         case "next_sentence" | "next_three_sentences":
@@ -232,6 +237,15 @@ def _document(source: str | Path) -> Path:
 def _read_labelled(data: DataSection) -> tuple[list[str], list[str], list[str]]:
     first, second, labels = read_columns(data.train, data.columns, labels=data.columns[2:]).values()
     return first, second, labels
+
+
+@contextmanager
+def _errors_name(source: str | list[str]) -> Iterator[None]:
+    """Within this context errors about rows say where the rows are from; they are counted over all files."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{source if isinstance(source, str) else ', '.join(source)}: {error}") from None
 
 
 def _columns(rows: Sequence[tuple[str, ...]]) -> tuple[list[str], ...]:

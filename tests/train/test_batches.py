@@ -104,8 +104,9 @@ def test_nli_pairs_and_labelled_pairs_keep_their_classes(tmp_path):
     rows = read_rows(DataSection(train=str(path), columns=["a", "b", "label"], convert="labelled_pairs"), seed=0)
     assert rows.texts == (["p", "q"], ["h", "i"]) and rows.labels.tolist() == [0, 1]
     path.write_text("a,b,label\np,h,0\nq,i,yes\n")
-    with pytest.raises(UserError, match="row 2: 'yes' is no class"):
-        read_rows(DataSection(train=str(path), columns=["a", "b", "label"], convert="labelled_pairs"), seed=0)
+    for convert, problem in (("labelled_pairs", "is no class"), ("nli_pairs", "is no NLI label")):
+        with pytest.raises(UserError, match=rf"{path.name}: row 2: 'yes' {problem}"):
+            read_rows(DataSection(train=str(path), columns=["a", "b", "label"], convert=convert), seed=0)
 
 
 def test_scored_pairs_are_read_as_an_evaluation_would_be(files):
