@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import lru_cache, partial
 from typing import Any
 
@@ -79,14 +79,20 @@ def packs_on(device: torch.device) -> bool:
     if device.type != "cuda":
         return device.type == "cpu"
     packing = Packing(torch.tensor([[1, 1, 1], [1, 0, 0]], device=device))
-    try:
-        with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device.type, enabled=False):
+    with ExitStack() as stack:
+        # Asked in the middle of a step, it leaves the step's own draws as they would have been.
+        stack.enter_context(torch.random.fork_rng(devices=[device]))
+        for context in (torch.inference_mode(False), torch.enable_grad(), torch.autocast(device.type, enabled=False)):
+            stack.enter_context(context)
+        try:
             for dtype in (torch.float32, torch.bfloat16):
                 states = torch.randn(1, 4, 2, 32, device=device, dtype=dtype, requires_grad=True)
                 found = _attend_jagged(states, states, states, packing, dropout=0.1, scaling=None)
                 torch.autograd.grad(found.float().sum(), states)
-    except RuntimeError:
-        return False
+        except torch.OutOfMemoryError:  # which says nothing about another time
+            raise
+        except RuntimeError:
+            return False
     return True
 
 

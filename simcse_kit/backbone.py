@@ -162,6 +162,8 @@ def write_backbone(
         # Else the file would cut and pad as the last call here did, for whoever opens it with `tokenizers` itself.
         backbone.tokenizer.backend_tokenizer.no_truncation()
         backbone.tokenizer.backend_tokenizer.no_padding()
+    for stale in ("model.safetensors", "model.safetensors.index.json"):  # either would be opened before the other
+        (directory / stale).unlink(missing_ok=True)
     with quiet():
         model.save_pretrained(directory, state_dict=written, max_shard_size=largest)
         config.save_pretrained(directory)

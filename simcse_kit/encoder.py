@@ -346,8 +346,7 @@ class SentenceEncoder(nn.Module):
         write_layout(directory, layout, self.backbone.config, self.tokenizer.mask_token_id)
 
     def _to_int8(self) -> None:
-        # Whether packed and padded states are equal is found out while rounding does not yet blur it.
-        assert self.packs in (True, False)
+        self._passes.find_out()  # while rounding does not yet blur whether packed and padded states are equal
         quantize_layers(self.backbone, keep=[hf.pooler_linear(self.backbone)])
 
     @property

@@ -31,6 +31,10 @@ class Passes:
         """Whether batches are computed without their padding: by the devices and families that can."""
         return packs_on(self._backbone.device) and self._can_pack
 
+    def find_out(self) -> None:
+        """Find out whether batches can be packed, before it is needed."""
+        _ = self._can_pack
+
     @cached_property
     def _can_pack(self) -> bool:
         return use_packed_attention(self._backbone)
@@ -69,6 +73,8 @@ class Passes:
             states = fused.states(input_ids, packing, all_layers=all_layers)
         else:
             states = packed_states(self._backbone, input_ids, packing, all_layers=all_layers)
+        if self._backbone.device.type != "cpu":  # where many small groups take longer than padding
+            return pooling([packing.pad(each) for each in states], kept)
         groups = packing.by_length(packing.pack(kept), *states)
         return packing.in_order(torch.cat([pooling(hidden, part) for part, *hidden in groups]))
 

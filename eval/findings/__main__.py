@@ -1,6 +1,6 @@
 """Run the papers' findings on a backbone: ``python -m eval.findings``.
 
-    python -m eval.findings --model mini --text sentences.txt --documents documents.txt --pairs nli.jsonl \
+    python -m eval.findings --model simcse-kit/mini --text sentences.txt --documents documents.txt --pairs nli.jsonl \
         --triplets triplets.csv --scored STS/STSBenchmark/sts-train.csv --data SENTEVAL \
         --seeds 1,2,3,4,5 --rows 200000 -o runs/findings
 

@@ -48,7 +48,7 @@ def pretrain(
     if (minutes is None) == (steps is None):
         raise UserError("name either --minutes or --steps")
 
-    from eval.mini.slots import Clock, Slots
+    from eval.mini.slots import Clock, Slots, is_last
 
     slots = Slots(output, tokens or output / "tokens", overrides or [])
     outcome = slots.train(corpus, Clock(minutes, steps, started), last=last, quiet=not sys.stderr.isatty())
@@ -57,7 +57,8 @@ def pretrain(
         print("stopped; the same command goes on with it")
         return EXIT_INTERRUPTED
     finish_it = f"python -m eval.mini finish {output}"
-    print(f"go on: {finish_it if last else 'the same command trains the next slot, with --last the last one'}")
+    ended = is_last(slots.found[-1])
+    print(f"go on: {finish_it if ended else 'the same command trains the next slot, with --last the last one'}")
     return 0
 
 

@@ -8,20 +8,17 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from eval.markdown import markdown_table
+from eval.mini.licences import read_licences
 from eval.mini.slots import Slot, Slots, is_last
 from simcse_kit.data.tokens import RECORD
 from simcse_kit.errors import UserError
 from simcse_kit.locate import weight_files
 from simcse_kit.modules import read_json
 from simcse_kit.output import check_new_directory, new_directory
+from simcse_kit.train.rundir import BESIDE_MODEL
 
-_SOURCES = Path(__file__).with_name("sources.yaml")
 _CURVE, _CARD = "pretraining.json", "README.md"
-# What a run directory holds beside the model.
-_OF_THE_RUN = ["run.json", "recipe.yaml", "metrics.jsonl", "training_text.npy", "checkpoints"]
 # The most that the package may grow by.
 _LARGEST = 25 * 10**6
 
@@ -45,10 +42,10 @@ def write_model(output: Path, target: Path) -> None:
     if size > _LARGEST:
         raise UserError(f"{model}: weights of {size / 1e6:.1f} MB; {_LARGEST / 1e6:.0f} MB is the most")
     record = pretraining(slots)
-    card = model_card(record, _licences(record), read_json(model / "config.json"), size)
+    card = model_card(record, read_licences(name for name in record["data"] if name != RECORD), read_json(model / "config.json"), size)
     check_new_directory(target)
     with new_directory(target) as directory:
-        shutil.copytree(model, directory, ignore=shutil.ignore_patterns(*_OF_THE_RUN))
+        shutil.copytree(model, directory, ignore=shutil.ignore_patterns(*BESIDE_MODEL))
         (directory / _CURVE).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         (directory / _CARD).write_text(card, encoding="utf-8")
 
@@ -146,17 +143,3 @@ def _wrapped(card: str) -> str:
         for block in card.strip().split("\n\n")
     )
     return "\n\n".join(blocks) + "\n"
-
-
-def _licences(record: dict[str, Any]) -> list[dict[str, str]]:
-    """The sources of the files that were trained on.
-
-    Raises:
-        UserError: If there is none for one of them.
-    """
-    entries: list[dict[str, str]] = yaml.safe_load(_SOURCES.read_text(encoding="utf-8"))
-    files = {name.partition(".")[0]: name for name in record["data"] if name != RECORD}
-    unknown = sorted(name for stem, name in files.items() if stem not in {entry["file"] for entry in entries})
-    if unknown:
-        raise UserError(f"{_SOURCES}: no licence is named for {', '.join(unknown)}")
-    return [entry for entry in entries if entry["file"] in files]

@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from eval.mini.licences import read_licences
 from simcse_kit.data.preparation import prepare_tokens
 from simcse_kit.data.tokens import tokens_directory
 from simcse_kit.encoder import SentenceEncoder
@@ -27,6 +28,7 @@ from simcse_kit.train.rundir import RunDirectory
 
 RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "pretrain-mini.yaml"
 VOCABULARY = 16_384
+TEXTS = "*.txt.xz"
 
 _SEED = 42
 # The share of a slot's steps in which the learning rate rises: later slots only have to find the moments anew.
@@ -160,9 +162,10 @@ class Slots:
     def _prepare(self, corpus: Path, before: list[Slot], *, quiet: bool) -> None:
         if tokens_directory(self._tokens) is not None:
             return
+        read_licences(corpus.glob(TEXTS))  # rather now than when all is trained
         self._tokens.parent.mkdir(parents=True, exist_ok=True)
         prepare_tokens(
-            [str(corpus / "*.txt.xz")],
+            [str(corpus / TEXTS)],
             self._tokens,
             vocabulary_size=VOCABULARY,
             tokenizer=str(before[-1].path) if before else None,
@@ -193,7 +196,9 @@ class Slots:
         assert held_out is not None and masked_lm is not None
         watch = _Watch(held_out.rows)
         with tempfile.TemporaryDirectory() as folder:
-            train(replace(prepared, held_out=watch), RunDirectory(Path(folder) / "trial"), quiet=True)
+            trial = train(replace(prepared, held_out=watch), RunDirectory(Path(folder) / "trial"), quiet=True)
+        if trial.interrupted:
+            raise KeyboardInterrupt
         pace = (watch.times[-1] - watch.times[1]) / (_PACE_TO - _PACE_FROM)
         begun = time.perf_counter()
         held_out.measure(prepared.encoder, masked_lm)

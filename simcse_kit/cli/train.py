@@ -46,7 +46,7 @@ def simcse_train(
         from simcse_kit.train.plan import describe
 
         first, *later = runs
-        stages = [describe(first), *(describe(stage, start=first.model.name) for stage in later)]
+        stages = [describe(first), *(describe(stage, start=first.model) for stage in later)]
         print("\n\n".join("\n".join(lines) for lines in stages))
         return 0
     return _train_all(runs, resume=resume, overwrite=overwrite, quiet=quiet)

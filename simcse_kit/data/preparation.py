@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 # Documents tokenised at a time, by all cores at once.
 _BLOCK = 512
+_SENTENCE_END = re.compile(r"(?<=[.!?])[\"')]*\s+")
 
 
 def prepare_tokens(
@@ -54,7 +56,7 @@ def prepare_tokens(
     check_new_directory(output)
     paths = [_text_file(source) for source in expand(sources)]
     opened = None if tokenizer is None else _fitting(_open(tokenizer), tokenizer)
-    if vocabulary_size > LARGEST_VOCABULARY:
+    if opened is None and vocabulary_size > LARGEST_VOCABULARY:
         raise UserError(_too_large(vocabulary_size))
     with progress_display(quiet=quiet) as display:
         bar = display.add_task("Reading", total=None, note="documents")
@@ -105,7 +107,7 @@ def _write(
         )["input_ids"]
         (held_out if held else train).add(ids)
         if not held:
-            seen.append(fingerprints([[line for document in block for line in document.split("\n")]]))
+            seen.append(fingerprints([[text for document in block for text in _paragraphs_and_sentences(document)]]))
     write_fingerprints(directory, np.concatenate(seen), None)
     record = TokenRecord(
         train=train.finish(),
@@ -133,6 +135,13 @@ def _blocks(texts: Iterator[str], aside: int) -> Iterator[list[str]]:
         yield block
 
 
+def _paragraphs_and_sentences(document: str) -> Iterator[str]:
+    """What an evaluation might share with a document: its paragraphs, and the sentences of those that have several."""
+    for paragraph in document.split("\n"):
+        sentences = _SENTENCE_END.split(paragraph)
+        yield from [paragraph, *(sentences if len(sentences) > 1 else ())]
+
+
 def _text_file(source: str | Path) -> Path:
     if not isinstance(source, Path):
         raise UserError(f"{source}: documents are read from text files")
@@ -141,10 +150,14 @@ def _text_file(source: str | Path) -> Path:
 
 def _held_out(documents: int, share: float) -> int:
     """How many documents are held out: at least one, where any are to be."""
+    if not documents:
+        raise UserError("there is no text in the files")
     count = max(1, round(share * documents)) if share else 0
     if documents <= count:
-        hint = "; a blank line ends a document, and --held-out 0 holds none out" if documents else ""
-        raise UserError(f"the text has {documents} documents, of which {count} would be held out{hint}")
+        raise UserError(
+            f"the text has {documents} documents, of which {count} would be held out; a blank line ends a document, and "
+            "--held-out 0 holds none out"
+        )
     return count
 
 
@@ -162,8 +175,9 @@ def _open(model: str) -> PreTrainedTokenizerBase:
 
 
 def _fitting(tokenizer: PreTrainedTokenizerBase, name: str) -> PreTrainedTokenizerBase:
-    if len(tokenizer) > LARGEST_VOCABULARY:
-        raise UserError(f"--tokenizer {name}: {_too_large(len(tokenizer))}")
+    size = max(tokenizer.get_vocab().values()) + 1  # with the gaps that some have
+    if size > LARGEST_VOCABULARY:
+        raise UserError(f"--tokenizer {name}: {_too_large(size)}")
     if tokenizer.mask_token_id is None or len(tokenizer("")["input_ids"]) != 2:
         raise UserError(f"--tokenizer {name}: needs a mask token and one token at each end of a text, as BERT's")
     return tokenizer

@@ -18,6 +18,7 @@ from transformers import AutoModelForMaskedLM, PreTrainedModel, PreTrainedTokeni
 from transformers.modeling_outputs import BaseModelOutput
 
 from simcse_kit.backbone import quiet
+from simcse_kit.batching import to_device
 from simcse_kit.encoder import SentenceEncoder
 from simcse_kit.errors import UserError, one_line
 
@@ -38,6 +39,10 @@ class MaskedTokens(NamedTuple):
     ids: Tensor
     places: Tensor
     targets: Tensor
+
+    def to(self, device: torch.device) -> MaskedTokens:
+        """The batch on a device."""
+        return MaskedTokens(*(to_device(each, device) for each in self))
 
     def of_rows(self, rows: Tensor) -> MaskedTokens:
         """Some rows of the batch, [n] indices."""
@@ -200,7 +205,8 @@ def _continuations(tokenizer: PreTrainedTokenizerBase) -> Tensor:
     Raises:
         UserError: If the vocabulary has neither.
     """
-    tokens = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
+    known = {number: token for token, number in tokenizer.get_vocab().items()}
+    tokens = [known.get(number, "") for number in range(max(known) + 1)]  # some vocabularies have gaps
     model = json.loads(tokenizer.backend_tokenizer.to_str())["model"] if tokenizer.is_fast else {}
     prefix = model.get("continuing_subword_prefix") if model.get("type") == "WordPiece" else None
     if prefix:

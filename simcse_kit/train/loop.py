@@ -102,9 +102,9 @@ def train(  # noqa: C901 - one function that reads top to bottom
         before = read_fingerprints(Path(encoder.source)) if recipe.model.new is None else None
         write_fingerprints(run.path, prepared.rows.fingerprints(), before)
         run.rewind(progress.step)
+        run.write_run(record, progress, status="running")
         if progress.step == 0:
             _measure_held_out(prepared, run, progress, started)
-        run.write_run(record, progress, status="running")
     interrupted, together = False, accelerator.num_processes > 1
     pace, scored = Pace(), ""
     every, save_every = recipe.evaluation.every, settings.save_every or _SAVE_EVERY
@@ -141,8 +141,9 @@ def train(  # noqa: C901 - one function that reads top to bottom
 
             last = progress.step == schedule.steps
             due = last or (every > 0 and progress.step % every == 0)
-            if main and due:
-                scored = _measure_held_out(prepared, run, progress, started)
+            if due:
+                with interpolation.applied(encoder):
+                    scored = _measure_held_out(prepared, run, progress, started) if main else ""
             if task is not None and due:
                 with interpolation.applied(encoder):
                     score = _evaluate(encoder, task, step=progress.step)
@@ -153,7 +154,7 @@ def train(  # noqa: C901 - one function that reads top to bottom
                         if better:
                             save()
                             run.write_run(record, progress, status="running")
-                scored = _note(progress, score)
+                scored = f"{_note(progress, score)} {scored}"
                 if settings.patience and progress.stale >= settings.patience:
                     last = True
             progress.seconds = time.perf_counter() - started

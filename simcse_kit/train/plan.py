@@ -25,7 +25,7 @@ _SAMPLE = 1_000
 _BYTES_PER_PARAMETER = 16
 
 
-def describe(recipe: Recipe, *, start: str | None = None) -> list[str]:
+def describe(recipe: Recipe, *, start: ModelSection | None = None) -> list[str]:
     """Read and open everything that is on this machine, and say what would run, a line each.
 
     What lies on the hub is not fetched; its line says so.
@@ -46,7 +46,7 @@ def describe(recipe: Recipe, *, start: str | None = None) -> list[str]:
         check_classes(rows, recipe.pooled)
     if all(_can_open(view) for view in recipe.views):
         Views(recipe)
-    model = recipe.model.model_copy(update={"name": start or recipe.model.name})
+    model = recipe.model.model_copy(update={"name": start.name, "new": start.new} if start else {})
     encoder = open_encoder(recipe.model_copy(update={"model": model})) if _is_here(model) else None
     if encoder is not None:
         check_vocabulary(recipe, encoder.tokenizer)

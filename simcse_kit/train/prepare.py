@@ -122,13 +122,14 @@ def open_masked_lm(recipe: Recipe, encoder: SentenceEncoder) -> MaskedLM | None:
     """What predicts masked tokens, if a recipe has that objective; a new head is drawn by its seed.
 
     Raises:
-        UserError: If the encoder's family has no such head, or its tokenizer no mask token.
+        UserError: If the encoder's family has no such head, or its tokenizer no mask token; or something is to be
+            compiled for rows that are not of one length.
     """
-    if recipe.masked_lm is None:
-        return None
     tokens, settings = recipe.data.tokens is not None, recipe.masked_lm
     if recipe.train.compile and not tokens:
         raise UserError("train.compile: rows must be of one length, as those of simcse-prepare are; set it to false")
+    if settings is None:
+        return None
     torch.manual_seed(recipe.seed)
     return MaskedLM(
         encoder,

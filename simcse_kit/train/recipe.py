@@ -152,5 +152,6 @@ def _misplaced(number: int, stage: dict[str, Any]) -> Iterator[str]:
     model = stage.get("model", {})
     if not isinstance(model, dict):
         yield f"stages.{number}.model: keys belong below it (got {model!r})"
-    elif number and "name" in model:
-        yield f"stages.{number}.model.name: a later stage starts from the best model of the one before"
+    else:
+        for key in sorted({"name", "new"} & model.keys() if number else ()):
+            yield f"stages.{number}.model.{key}: a later stage starts from the best model of the one before"

@@ -24,6 +24,8 @@ from simcse_kit.train.recipe import Recipe
 
 _RUN, _RECIPE, _METRICS, _CHECKPOINTS = "run.json", "recipe.yaml", "metrics.jsonl", "checkpoints"
 _BEST = "best"
+BESIDE_MODEL = (_RUN, _RECIPE, _METRICS, _CHECKPOINTS, FINGERPRINTS_FILE)
+"""What a run directory holds beside the model."""
 # Lines are held back so that the numbers of a step need not be waited for; at most this many are lost with a crash.
 _BUFFERED_LINES = 50
 
@@ -196,7 +198,7 @@ class RunDirectory:
         torch.save({"optimizer": checkpoint.optimizer, "scaler": checkpoint.scaler}, staged / "optimizer.pt")
         _write(staged / "progress.json", json.dumps(asdict(checkpoint.progress)))
         if checkpoint.progress.best is not None:
-            others = shutil.ignore_patterns(_RUN, _RECIPE, _METRICS, _CHECKPOINTS, FINGERPRINTS_FILE, ".*")
+            others = shutil.ignore_patterns(*BESIDE_MODEL, ".*")
             shutil.copytree(self.path, staged / _BEST, ignore=others, copy_function=_link)
         staged.replace(final)
         for old in self._checkpoints()[:-keep]:

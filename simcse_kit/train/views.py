@@ -97,7 +97,7 @@ class Batch(NamedTuple):
 
     def to(self, device: torch.device) -> Batch:
         """The batch on a device."""
-        masked = None if self.masked is None else MaskedTokens(*(to_device(each, device) for each in self.masked))
+        masked = None if self.masked is None else self.masked.to(device)
         labels = None if self.labels is None else to_device(self.labels, device)
         ids, mask = to_device(self.ids, device), to_device(self.mask, device)
         return self._replace(ids=ids, mask=mask, masked=masked, labels=labels)

@@ -70,6 +70,16 @@ def test_every_document_is_there_once_in_another_order_or_held_out(source, tmp_p
     assert overlap(read_fingerprints(out), lines).sentences == 36
 
 
+def test_sentences_within_a_paragraph_count_as_seen(tmp_path):
+    texts = [f"A man plays song {number}. \"Is it good?\" he asks! It is." for number in range(40)]
+    (tmp_path / "text.txt").write_text("\n\n".join(texts))
+    prepare_tokens([str(tmp_path / "text.txt")], tmp_path / "tokens", **OPTIONS)
+    seen = read_fingerprints(tmp_path / "tokens")
+    assert overlap(seen, [f"a man plays song {number} ." for number in range(40)]).sentences == 36
+    assert overlap(seen, ["Is it good?", "He asks", "It is", "Not this one."]).sentences == 3
+    assert overlap(seen, texts).sentences == 36
+
+
 def test_a_span_is_that_of_the_files_end_to_end(source, tmp_path, monkeypatch):
     monkeypatch.setattr(tokens_module, "_SHARD_TOKENS", 50)
     out = tmp_path / "tokens"

@@ -3,6 +3,7 @@
 import json
 import lzma
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -13,7 +14,7 @@ import pytest
 from small_files import WORDS
 from transformers import AutoModelForMaskedLM
 
-from eval.mini import card, slots
+from eval.mini import card, licences, slots
 from eval.mini.__main__ import main
 from simcse_kit import SentenceEncoder, locate
 from simcse_kit.data.tokens import read_record
@@ -119,6 +120,20 @@ def test_on_another_machine_the_tokens_are_those_of_the_slots_vocabulary(trained
     assert read_record(tmp_path / "tokens") == read_record(trained / "tokens")
 
 
+def test_an_interruption_while_the_pace_is_taken_ends_the_call(corpus, tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(slots, "train", lambda *args, **options: types.SimpleNamespace(interrupted=True))
+    assert main(["pretrain", str(corpus), "-o", str(tmp_path / "run"), "--minutes", "1", *SET]) == 130
+    assert not (tmp_path / "run" / "slot-1").exists()
+
+
+def test_text_without_a_licence_is_refused_before_anything_is_done(corpus, tmp_path, capfd):
+    shutil.copytree(corpus, tmp_path / "corpus")
+    shutil.copy(corpus / "wiki.txt.xz", tmp_path / "corpus" / "unheard-of.txt.xz")
+    assert main(["pretrain", str(tmp_path / "corpus"), "-o", str(tmp_path / "run"), "--steps", "5", *SET]) == 2
+    assert "no licence is named for unheard-of.txt.xz" in capfd.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 def test_an_interrupted_slot_is_gone_on_with_and_minutes_become_steps(corpus, tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(slots, "_PACE_FROM", 2)
     monkeypatch.setattr(slots, "_PACE_TO", 4)
@@ -175,7 +190,7 @@ def test_too_little_time_is_said(corpus, tmp_path, monkeypatch, capfd):
 def test_every_file_of_text_needs_a_licence(trained, monkeypatch, tmp_path, capfd):
     known = tmp_path / "sources.yaml"
     known.write_text("- {file: wiki, source: Wikipedia, licence: CC BY-SA, basis: known}\n")
-    monkeypatch.setattr(card, "_SOURCES", known)
+    monkeypatch.setattr(licences, "_SOURCES", known)
     assert main(["finish", str(trained), "-o", str(tmp_path / "mini")]) == 2
     assert "no licence is named for books.txt.xz" in capfd.readouterr().err
 

@@ -17,11 +17,13 @@ from simcse_kit.locate import weight_files
 from simcse_kit.objectives.masked_lm import MaskedLM
 from simcse_kit.tokenization import TemplateTokenizer
 from simcse_kit.train.batches import Schedule
+from simcse_kit.train.held_out import HeldOut
 from simcse_kit.train.plan import describe
 from simcse_kit.train.prepare import open_encoder, prepare
 from simcse_kit.train.recipe import Recipe
 from simcse_kit.train.recipe_file import load_recipe
 from simcse_kit.train.rows import open_rows
+from simcse_kit.train.rundir import RunDirectory
 from simcse_kit.train.stages import stage_recipes
 
 NEW = {"num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 2}
@@ -131,6 +133,18 @@ def test_an_interrupted_run_ends_with_the_weights_of_an_uninterrupted_one(pretra
             torch.testing.assert_close(one, other, rtol=0, atol=0)
 
 
+def test_a_run_that_is_interrupted_before_its_first_step_can_be_resumed(pretraining, run, monkeypatch):
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(HeldOut, "measure", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(pretraining())
+    monkeypatch.undo()
+    RunDirectory(pretraining().output_dir).check(pretraining(), resume=True, overwrite=False)
+    assert run(pretraining(), resume=True).progress.step == 12
+
+
 def cut_after(batches, steps):
     def cut(self, done):
         for number, rows in enumerate(batches(self, done)):
@@ -155,10 +169,13 @@ def test_a_new_model_has_the_architecture_and_the_vocabulary_it_is_told_and_is_d
 def test_weights_in_several_small_files_are_the_same_weights(pretraining, tmp_path):
     wide = {"num_hidden_layers": 2, "hidden_size": 256, "num_attention_heads": 4}
     prepared = prepare(pretraining(model={"new": wide}))
+    # Others that were there before, in one file, would be opened first.
+    prepare(pretraining(model={"new": wide}, seed=1)).encoder.save_pretrained(tmp_path / "saved")
     prepared.encoder.save_pretrained(
         tmp_path / "saved", dtype="bfloat16", shard_mb=1, token_head=prepared.masked_lm.head
     )
     files = weight_files(tmp_path / "saved")
+    assert not (tmp_path / "saved" / "model.safetensors").exists()
     assert len(files) >= 4 and all(file.stat().st_size < 1.05e6 for file in files)
     opened = SentenceEncoder.from_pretrained(tmp_path / "saved", device="cpu")
     assert opened.dtype == torch.float32 and opened.weight_files == files
@@ -170,10 +187,17 @@ def test_weights_in_several_small_files_are_the_same_weights(pretraining, tmp_pa
                 assert torch.equal(parameter.bfloat16().float(), theirs[name]), name
 
 
-def test_later_stages_begin_with_the_model_of_the_one_before_and_not_anew(pretraining, tmp_path):
+def test_later_stages_begin_with_the_model_of_the_one_before_and_not_anew(pretraining, tmp_path, capfd):
     first, second = stage_recipes(pretraining(stages=[{}, {"train": {"lr": 1e-4}}]))
     assert first.model.new is not None
     assert (second.model.new, second.model.name) == (None, str(tmp_path / "run-stage1"))
+    content = pretraining(stages=[{}, {"train": {"lr": 1e-4}}]).model_dump(mode="json")
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(content))
+    assert command.main([str(tmp_path / "recipe.yaml"), "--check"]) == 0
+    assert "the best of the stage before" in capfd.readouterr().out
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(content | {"stages": [{}, {"model": {"new": NEW}}]}))
+    assert command.main([str(tmp_path / "recipe.yaml"), "--check"]) == 2
+    assert "stages.1.model.new: a later stage starts from the best model" in capfd.readouterr().err
 
 
 def test_the_plan_says_what_the_tokens_are(pretraining, tokens):
@@ -259,6 +283,8 @@ def test_only_rows_of_one_length_are_compiled(recipe, files):
     texts = {"train": str(files / "texts.txt")}
     with pytest.raises(UserError, match=r"train\.compile: rows must be of one length"):
         prepare(recipe(data=texts, objectives=[{"name": "mlm"}], train__compile=True, evaluation={}))
+    with pytest.raises(UserError, match=r"train\.compile: rows must be of one length"):
+        prepare(recipe(data=texts, train__compile=True, evaluation={}))
 
 
 def test_text_without_preparation_still_serves_masked_language_modelling_alone(recipe, files, run, lines):
