@@ -42,7 +42,9 @@ def write_model(output: Path, target: Path) -> None:
     if size > _LARGEST:
         raise UserError(f"{model}: weights of {size / 1e6:.1f} MB; {_LARGEST / 1e6:.0f} MB is the most")
     record = pretraining(slots)
-    card = model_card(record, read_licences(name for name in record["data"] if name != RECORD), read_json(model / "config.json"), size)
+    card = model_card(
+        record, read_licences(name for name in record["data"] if name != RECORD), read_json(model / "config.json"), size
+    )
     check_new_directory(target)
     with new_directory(target) as directory:
         shutil.copytree(model, directory, ignore=shutil.ignore_patterns(*BESIDE_MODEL))

@@ -155,8 +155,8 @@ def _held_out(documents: int, share: float) -> int:
     count = max(1, round(share * documents)) if share else 0
     if documents <= count:
         raise UserError(
-            f"the text has {documents} documents, of which {count} would be held out; a blank line ends a document, and "
-            "--held-out 0 holds none out"
+            f"the text has {documents} documents, of which {count} would be held out; a blank line ends a document, "
+            "and --held-out 0 holds none out"
         )
     return count
 

@@ -71,7 +71,7 @@ def test_every_document_is_there_once_in_another_order_or_held_out(source, tmp_p
 
 
 def test_sentences_within_a_paragraph_count_as_seen(tmp_path):
-    texts = [f"A man plays song {number}. \"Is it good?\" he asks! It is." for number in range(40)]
+    texts = [f'A man plays song {number}. "Is it good?" he asks! It is.' for number in range(40)]
     (tmp_path / "text.txt").write_text("\n\n".join(texts))
     prepare_tokens([str(tmp_path / "text.txt")], tmp_path / "tokens", **OPTIONS)
     seen = read_fingerprints(tmp_path / "tokens")
