@@ -82,6 +82,7 @@ def packs_on(device: torch.device) -> bool:
     with ExitStack() as stack:
         # Asked in the middle of a step, it leaves the step's own draws as they would have been.
         stack.enter_context(torch.random.fork_rng(devices=[device]))
+        stack.enter_context(quiet())  # jagged tensors are announced as new, once
         for context in (torch.inference_mode(False), torch.enable_grad(), torch.autocast(device.type, enabled=False)):
             stack.enter_context(context)
         try:
