@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 import yaml
+from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -286,12 +287,21 @@ def _check_nothing_read_lies_in(path: Path, recipe: Recipe) -> None:
 
 
 def _check_same_recipe(path: Path, recipe: Recipe) -> None:
-    before = _flat(yaml.safe_load((path / _RECIPE).read_text(encoding="utf-8")))
+    before = _flat(_recipe_before(path))
     now = _flat(recipe.model_dump(mode="json"))
     changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
     if changed:
         named = "; ".join(f"{key} was {before.get(key)!r}, is {now.get(key)!r}" for key in changed)
         raise UserError(f"output_dir {path}: the run to resume has another recipe: {named}")
+
+
+def _recipe_before(path: Path) -> Any:
+    """The recipe of a run; keys that recipes did not have in its time stand at their defaults."""
+    content = yaml.safe_load((path / _RECIPE).read_text(encoding="utf-8"))
+    try:
+        return Recipe.model_validate(content).model_dump(mode="json")
+    except ValidationError:  # it had keys that are gone, or names what is gone
+        return content
 
 
 def _flat(content: Any, prefix: str = "") -> dict[str, Any]:

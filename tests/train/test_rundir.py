@@ -100,6 +100,17 @@ def test_resuming_with_another_recipe_names_what_changed(recipe, directory):
     directory.check(changed, resume=False, overwrite=True)
 
 
+def test_keys_that_recipes_did_not_have_in_a_runs_time_stand_at_their_defaults(recipe, directory):
+    content = yaml.safe_load((directory.path / "recipe.yaml").read_text())
+    del content["train"]["compile"], content["evaluation"]["allow_test"], content["model"]["new"]
+    (directory.path / "recipe.yaml").write_text(yaml.safe_dump(content))
+    directory.check(recipe(), resume=True, overwrite=False)
+    assert "train.compile was False, is True" in refused(recipe(train__compile=True), resume=True)
+    # Keys that are gone are named, as they were.
+    (directory.path / "recipe.yaml").write_text(yaml.safe_dump(content | {"gone": 3}))
+    assert "gone was 3, is None" in refused(recipe(), resume=True)
+
+
 def test_a_complete_run_is_not_resumed(recipe):
     started(recipe(), status="done")
     assert "complete" in refused(recipe(), resume=True)
