@@ -63,7 +63,7 @@ def packed_attention(
         return attend(query, key, value).contiguous(), None
     packing.calls += 1
     reaches_all = sliding_window is None or packing.longest <= sliding_window
-    if query.device.type != "cpu" and reaches_all and query.shape[2] == key.shape[2]:
+    if not goes_by_length(query.device) and reaches_all and query.shape[2] == key.shape[2]:
         return _attend_jagged(query, key, value, packing, dropout=dropout, scaling=scaling), None
     gathered = [attend(*group).flatten(0, 1) for group in packing.by_length(query, key, value)]
     return torch.cat(gathered).unsqueeze(0), None
@@ -73,24 +73,36 @@ def packed_attention(
 def packs_on(device: torch.device) -> bool:
     """Whether a device computes the attention of packed batches well, in training too.
 
-    On a CPU rows of one length go side by side. A GPU would never be filled by so small groups; where PyTorch has
-    kernels for all lengths at once there, it has them for half precision and for single.
+    Where PyTorch has kernels for all lengths at once on a GPU, it has them for half precision and for single.
     """
-    if device.type != "cuda":
-        return device.type == "cpu"
-    packing = Packing(torch.tensor([[1, 1, 1], [1, 0, 0]], device=device))
+    return device.type == "cpu" or (device.type == "cuda" and attends_jagged(device))
+
+
+def goes_by_length(device: torch.device) -> bool:
+    """Whether rows of one length go side by side, one length after the other; such small groups never fill a GPU."""
+    return device.type == "cpu"
+
+
+def attends_jagged(device: torch.device) -> bool:
+    """Try attention over all lengths at once on a device, with dropout and gradients, in both precisions.
+
+    Asked in the middle of a step, it leaves the step's own draws as they would have been.
+
+    Raises:
+        torch.OutOfMemoryError: If memory ends, which says nothing about another time.
+    """
     with ExitStack() as stack:
-        # Asked in the middle of a step, it leaves the step's own draws as they would have been.
-        stack.enter_context(torch.random.fork_rng(devices=[device]))
+        stack.enter_context(torch.random.fork_rng(devices=[] if device.type == "cpu" else [device]))
         stack.enter_context(quiet())  # jagged tensors are announced as new, once
         for context in (torch.inference_mode(False), torch.enable_grad(), torch.autocast(device.type, enabled=False)):
             stack.enter_context(context)
+        packing = Packing(torch.tensor([[1, 1, 1], [1, 0, 0]], device=device))
         try:
             for dtype in (torch.float32, torch.bfloat16):
                 states = torch.randn(1, 4, 2, 32, device=device, dtype=dtype, requires_grad=True)
                 found = _attend_jagged(states, states, states, packing, dropout=0.1, scaling=None)
                 torch.autograd.grad(found.float().sum(), states)
-        except torch.OutOfMemoryError:  # which says nothing about another time
+        except torch.OutOfMemoryError:
             raise
         except RuntimeError:
             return False
@@ -140,7 +152,7 @@ def _attend_jagged(
 
     def jagged(states: Tensor) -> Tensor:
         sequences = torch.nested.nested_tensor_from_jagged(
-            states.squeeze(0), packing.offsets, min_seqlen=packing.shortest, max_seqlen=packing.longest
+            states.squeeze(0).contiguous(), packing.offsets, min_seqlen=packing.shortest, max_seqlen=packing.longest
         )
         return sequences.transpose(1, 2)
 

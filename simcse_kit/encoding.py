@@ -30,7 +30,7 @@ _GPU_TOKEN_BUDGET = 32_768
 _FUSED_TOKENS = 4_096
 
 
-@torch.no_grad()  # rather than inference mode, whose tensors cannot be jagged
+@torch.inference_mode()
 def encode_texts(
     encoder: SentenceEncoder,
     sentences: Iterable[str],

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from simcse_kit.attention import packed_states, packs_on, use_packed_attention
+from simcse_kit.attention import goes_by_length, packed_states, packs_on, use_packed_attention
 from simcse_kit.first_tokens import computes_first_tokens_alone, first_states
 from simcse_kit.fused import FusedBackbone
 from simcse_kit.packing import Packing
@@ -73,7 +73,7 @@ class Passes:
             states = fused.states(input_ids, packing, all_layers=all_layers)
         else:
             states = packed_states(self._backbone, input_ids, packing, all_layers=all_layers)
-        if self._backbone.device.type != "cpu":  # where many small groups take longer than padding
+        if not goes_by_length(input_ids.device):
             return pooling([packing.pad(each) for each in states], kept)
         groups = packing.by_length(packing.pack(kept), *states)
         return packing.in_order(torch.cat([pooling(hidden, part) for part, *hidden in groups]))

@@ -9,8 +9,15 @@ import torch
 from torch.nn import functional
 from transformers import AttentionInterface, AutoConfig, AutoModel, AutoTokenizer
 
-from simcse_kit import attention
-from simcse_kit.attention import _attend_jagged, packed_attention, packed_states, packs_on, use_packed_attention
+from simcse_kit import attention, passes
+from simcse_kit.attention import (
+    _attend_jagged,
+    attends_jagged,
+    packed_attention,
+    packed_states,
+    packs_on,
+    use_packed_attention,
+)
 from simcse_kit.backbone import set_dropout
 from simcse_kit.batching import pad
 from simcse_kit.packing import Packing
@@ -102,6 +109,52 @@ def test_all_lengths_at_once_give_what_each_gives_and_the_same_gradients():
     theirs = torch.autograd.grad((expected * weights).sum(), states)
     for own, other in zip(torch.autograd.grad((found[0] * weights).sum(), states), theirs, strict=True):
         assert (own - other).abs().max() < 1e-12
+
+
+def test_the_trial_of_a_device_leaves_the_draws_alone_and_works_while_nothing_is_recorded():
+    torch.manual_seed(3)
+    expected = torch.rand(4)
+    torch.manual_seed(3)
+    with torch.inference_mode():
+        assert attends_jagged(torch.device("cpu"))
+    assert torch.equal(torch.rand(4), expected)
+
+
+def test_a_device_without_the_kernels_is_found_out_and_one_without_memory_is_not_judged(monkeypatch):
+    def failing(error):
+        def attend(*states, **options):
+            raise error
+
+        return attend
+
+    monkeypatch.setattr(attention, "_attend_jagged", failing(RuntimeError("no kernel")))
+    assert not attends_jagged(torch.device("cpu"))
+    monkeypatch.setattr(attention, "_attend_jagged", failing(torch.OutOfMemoryError("full")))
+    with pytest.raises(torch.OutOfMemoryError):
+        attends_jagged(torch.device("cpu"))
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
+@pytest.mark.parametrize("family", PACKED)
+def test_all_lengths_at_once_give_the_padded_vectors_and_gradients(opened, monkeypatch, family, pooling):
+    """What a GPU computes, on a CPU."""
+    own, packed, ids, mask = map(copy.deepcopy, opened(family))
+    for module in (attention, passes):
+        monkeypatch.setattr(module, "goes_by_length", lambda device: False)
+    kept = mask * (torch.arange(mask.shape[1]) % 4 == 0) if pooling == "mask" else mask
+    hidden = own(input_ids=ids, attention_mask=mask, output_hidden_states=True).hidden_states
+    expected = POOLINGS[pooling](hidden, kept)
+    ways = passes.Passes(packed)
+    assert ways.packs
+    found = ways.pool(ids, mask, POOLINGS[pooling], kept, None)
+    assert (found - expected).abs().max() < 1e-5
+    weights = torch.randn(expected.shape)
+    (expected * weights).sum().backward()
+    (found * weights).sum().backward()
+    gradients = {name: parameter.grad for name, parameter in packed.named_parameters()}
+    for name, parameter in own.named_parameters():
+        if parameter.grad is not None:
+            assert (gradients[name] - parameter.grad).abs().max() < 1e-5 * max(1, parameter.grad.abs().max()), name
 
 
 @on_gpu
