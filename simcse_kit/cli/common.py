@@ -74,6 +74,7 @@ def run(app: typer.Typer, args: Sequence[str] | None = None) -> int:
         0 done; 2 the user's mistake; 130 interrupted; 1 standard output was closed by its reader.
     """
     _quiet_libraries()
+    of_python, warnings.formatwarning = warnings.formatwarning, _one_line_warning
     try:
         code = typer.main.get_command(app).main(None if args is None else list(args), standalone_mode=False) or 0
         sys.stdout.flush()
@@ -84,6 +85,8 @@ def run(app: typer.Typer, args: Sequence[str] | None = None) -> int:
         return _complain(str(error))
     except BrokenPipeError:
         return _stdout_closed()
+    finally:
+        warnings.formatwarning = of_python
     if code == EXIT_INTERRUPTED:
         print("interrupted", file=sys.stderr)
     return int(code)
@@ -175,6 +178,11 @@ def _stdout_closed() -> int:
     """Let the interpreter's own flush at exit go nowhere, or it would report the closed pipe once more."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return EXIT_FAILURE
+
+
+def _one_line_warning(message: Warning | str, *where: object, **more: object) -> str:
+    """A warning as the user needs it; where in the code it arose tells them nothing."""
+    return f"warning: {message}\n"
 
 
 def _quiet_libraries() -> None:
