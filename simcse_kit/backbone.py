@@ -99,19 +99,6 @@ def open_backbone(
     return Backbone(model, tokenizer, has_pooler, own_dropout, files)
 
 
-def open_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
-    """Open the tokenizer of a directory, which need not hold a model.
-
-    Raises:
-        UserError: If there is none.
-    """
-    try:
-        with quiet():
-            return AutoTokenizer.from_pretrained(directory)
-    except Exception as error:  # what malformed files bring about; the tokenizers library raises plain Exceptions
-        raise UserError(f"{directory}: no tokenizer can be opened here: {one_line(error)}") from error
-
-
 def write_backbone(
     directory: Path,
     backbone: Backbone,

@@ -11,10 +11,29 @@ from typing import NamedTuple
 from tokenizers import Tokenizer
 from tokenizers.normalizers import Lowercase, Sequence
 from tokenizers.processors import TemplateProcessing
-from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from simcse_kit.errors import UserError
+from simcse_kit.backbone import quiet
+from simcse_kit.errors import UserError, one_line
+from simcse_kit.locate import locate
+from simcse_kit.modules import read_layout
 from simcse_kit.template import split_template
+
+
+def open_tokenizer(name: str, *, revision: str | None = None) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model as an encoder uses it, without the model; of a directory that need not hold one.
+
+    Raises:
+        UserError: If the model is found nowhere, or has no tokenizer.
+    """
+    directory = locate(name, revision=revision)
+    layout = read_layout(directory)
+    try:
+        with quiet():
+            tokenizer = AutoTokenizer.from_pretrained(directory / (layout.transformer if layout else ""))
+    except Exception as error:  # what malformed files bring about; the tokenizers library raises plain Exceptions
+        raise UserError(f"{directory}: no tokenizer can be opened here: {one_line(error)}") from error
+    return with_lower_casing(tokenizer) if layout and layout.lower_case else tokenizer
 
 
 def tokenize(tokenizer: PreTrainedTokenizerBase, texts: list[str], max_length: int) -> list[list[int]]:

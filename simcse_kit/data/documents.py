@@ -8,10 +8,24 @@ from itertools import groupby
 from pathlib import Path
 
 from simcse_kit.data.files import format_of, read_lines
+from simcse_kit.data.hub import fetch_file
 from simcse_kit.errors import UserError
 
 WINDOWS = {"next_sentence": 1, "next_three_sentences": 3}
 """How many of the following sentences the positive is drawn from, by the names of SimCSE's Table 2."""
+
+
+def document_file(source: str | Path) -> Path:
+    """The file that holds documents, of what a source of training text stands for; one on the hub is fetched.
+
+    Raises:
+        UserError: for a named data set, which has no documents, and for a file that is out of reach.
+    """
+    if isinstance(source, Path):
+        return source
+    if source.startswith("hf://"):
+        return fetch_file(source)
+    raise UserError(f"{source} has no documents; they are text files with blank lines between them")
 
 
 def document_lines(paths: Iterable[Path]) -> Iterator[str]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from simcse_kit.data.documents import document_lines, documents_of
+from simcse_kit.data.documents import document_file, document_lines, documents_of
 from simcse_kit.data.overlap import fingerprints, write_fingerprints
 from simcse_kit.data.readers import data_sha256, expand
 from simcse_kit.data.tokens import LARGEST_VOCABULARY, TokenRecord, TokenWriter, vocabulary_sha256, write_record
@@ -54,8 +54,8 @@ def prepare_tokens(
         UserError: If a file cannot be read, there are too few documents, or the vocabulary does not fit.
     """
     check_new_directory(output)
-    paths = [_text_file(source) for source in expand(sources)]
-    opened = None if tokenizer is None else _fitting(_open(tokenizer), tokenizer)
+    paths = list(map(document_file, expand(sources)))
+    opened = None if tokenizer is None else _fitting_tokenizer(tokenizer)
     if opened is None and vocabulary_size > LARGEST_VOCABULARY:
         raise UserError(_too_large(vocabulary_size))
     with progress_display(quiet=quiet) as display:
@@ -142,12 +142,6 @@ def _paragraphs_and_sentences(document: str) -> Iterator[str]:
         yield from [paragraph, *(sentences if len(sentences) > 1 else ())]
 
 
-def _text_file(source: str | Path) -> Path:
-    if not isinstance(source, Path):
-        raise UserError(f"{source}: documents are read from text files")
-    return source
-
-
 def _held_out(documents: int, share: float) -> int:
     """How many documents are held out: at least one, where any are to be."""
     if not documents:
@@ -161,20 +155,10 @@ def _held_out(documents: int, share: float) -> int:
     return count
 
 
-def _open(model: str) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model, as an encoder would use it."""
-    from simcse_kit.backbone import open_tokenizer
-    from simcse_kit.locate import locate
-    from simcse_kit.modules import read_layout
-    from simcse_kit.tokenization import with_lower_casing
+def _fitting_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    from simcse_kit.tokenization import open_tokenizer
 
-    directory = locate(model)
-    layout = read_layout(directory)
-    tokenizer = open_tokenizer(directory / (layout.transformer if layout else ""))
-    return with_lower_casing(tokenizer) if layout and layout.lower_case else tokenizer
-
-
-def _fitting(tokenizer: PreTrainedTokenizerBase, name: str) -> PreTrainedTokenizerBase:
+    tokenizer = open_tokenizer(name)
     size = max(tokenizer.get_vocab().values()) + 1  # with the gaps that some have
     if size > LARGEST_VOCABULARY:
         raise UserError(f"--tokenizer {name}: {_too_large(size)}")

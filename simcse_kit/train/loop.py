@@ -144,17 +144,16 @@ def train(  # noqa: C901 - one function that reads top to bottom
             if due:
                 with interpolation.applied(encoder):
                     scored = _measure_held_out(prepared, run, progress, started) if main else ""
-            if task is not None and due:
-                with interpolation.applied(encoder):
-                    score = _evaluate(encoder, task, step=progress.step)
-                    better = progress.note_score(score)
-                    if main:
-                        run.log({"kind": "eval", **score, "best": better})
-                        run.flush()
-                        if better:
-                            save()
-                            run.write_run(record, progress, status="running")
-                scored = f"{_note(progress, score)} {scored}"
+                    if task is not None:
+                        score = _evaluate(encoder, task, step=progress.step)
+                        better = progress.note_score(score)
+                        scored = f"{_note(progress, score)} {scored}"
+                        if main:
+                            run.log({"kind": "eval", **score, "best": better})
+                            run.flush()
+                            if better:
+                                save()
+                                run.write_run(record, progress, status="running")
                 if settings.patience and progress.stale >= settings.patience:
                     last = True
             progress.seconds = time.perf_counter() - started

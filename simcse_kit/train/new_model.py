@@ -5,12 +5,11 @@ from __future__ import annotations
 import torch
 from transformers import BertConfig, BertModel
 
-from simcse_kit.backbone import Backbone, open_tokenizer, parse_device, set_dropout
+from simcse_kit.backbone import Backbone, parse_device, set_dropout
 from simcse_kit.encoder import SentenceEncoder
-from simcse_kit.locate import locate
 from simcse_kit.modules import Layout
 from simcse_kit.template import MASK_TEMPLATE
-from simcse_kit.tokenization import with_mask_template
+from simcse_kit.tokenization import open_tokenizer, with_mask_template
 from simcse_kit.train.sections import ArchitectureSection, ModelSection
 
 
@@ -28,7 +27,7 @@ def new_encoder(
     Raises:
         UserError: If there is no tokenizer.
     """
-    tokenizer = open_tokenizer(locate(model.name, revision=model.revision))
+    tokenizer = open_tokenizer(model.name, revision=model.revision)
     if model.pooling == "mask":
         tokenizer = with_mask_template(tokenizer, model.template or MASK_TEMPLATE)
     tokenizer.padding_side = "right"

@@ -14,8 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from simcse_kit.batching import TokenIds
-from simcse_kit.data.documents import WINDOWS, document_lines, positives_from_documents
-from simcse_kit.data.hub import fetch_file
+from simcse_kit.data.documents import WINDOWS, document_file, document_lines, positives_from_documents
 from simcse_kit.data.nli import HARD_NEGATIVES, classes_of_pairs, tuples_from_pairs
 from simcse_kit.data.overlap import FINGERPRINTS_FILE, Fingerprints, fingerprints, read_fingerprints
 from simcse_kit.data.readers import expand, read_columns
@@ -189,7 +188,7 @@ def read_rows(data: DataSection, seed: int) -> TrainingRows:
         case "scored_pairs":
             return _scored_pairs(data)
         case "next_sentence" | "next_three_sentences":
-            lines = document_lines(map(_document, expand(data.train)))
+            lines = document_lines(map(document_file, expand(data.train)))
             return TrainingRows(_columns(positives_from_documents(lines, WINDOWS[data.convert], seed=seed)))
         case None:
             return TrainingRows(tuple(read_columns(data.train, data.columns).values()))
@@ -224,14 +223,6 @@ def check_classes(rows: Rows, objectives: Sequence[PooledObjectiveSection]) -> N
                     f"data.train, row {row + 1}: class {int(rows.labels[row])} is none that {objective.name} has "
                     f"(0 to {last})"
                 )
-
-
-def _document(source: str | Path) -> Path:
-    if isinstance(source, Path):
-        return source
-    if source.startswith("hf://"):
-        return fetch_file(source)
-    raise UserError(f"data.train: {source} has no documents; they are text files with blank lines between them")
 
 
 def _read_labelled(data: DataSection) -> tuple[list[str], list[str], list[str]]:
