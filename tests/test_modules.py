@@ -10,6 +10,7 @@ from sentence_transformers.sentence_transformer import modules as st_modules
 
 from simcse_kit import SentenceEncoder, UserError
 from simcse_kit.modules import Dense, read_layout
+from simcse_kit.tokenization import open_tokenizer
 
 ACTIVATIONS = {"Tanh": torch.nn.Tanh(), "Identity": None, "ReLU": torch.nn.ReLU(), "GELU": torch.nn.GELU()}
 
@@ -125,6 +126,7 @@ def test_lower_casing_is_done_and_saved(tiny_checkpoint, tmp_path, family):
     assert cased.tokenize([text]) != cased.tokenize([lowered])
     encoder = SentenceEncoder.from_pretrained(directory)
     assert encoder.tokenize([text]) == cased.tokenize([lowered])
+    assert [open_tokenizer(str(directory))(text)["input_ids"]] == cased.tokenize([lowered])
     encoder.save_pretrained(tmp_path / "saved")
     for opened in (
         SentenceEncoder.from_pretrained(tmp_path / "saved").tokenizer,

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
+from simcse_kit.data import documents
 from simcse_kit.data.documents import WINDOWS, document_lines, positives_from_documents
 from simcse_kit.errors import UserError
 
@@ -65,3 +66,11 @@ def test_mistakes(tmp_path):
         list(document_lines([tmp_path / "rows.csv"]))
     with pytest.raises(UserError, match=r"cannot read .*none\.txt"):
         list(document_lines([tmp_path / "none.txt"]))
+
+
+def test_documents_are_files_here_or_on_the_hub(tmp_path, monkeypatch):
+    monkeypatch.setattr(documents, "fetch_file", lambda source: tmp_path / source.rpartition("/")[2])
+    assert documents.document_file(tmp_path / "text.txt") == tmp_path / "text.txt"
+    assert documents.document_file("hf://datasets/someone/texts@main/text.txt") == tmp_path / "text.txt"
+    with pytest.raises(UserError, match="scenes has no documents"):
+        documents.document_file("scenes")
