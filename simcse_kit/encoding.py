@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 _WINDOW = 16_384
 # Tokens in a batch on a GPU: enough to fill it.
 _GPU_TOKEN_BUDGET = 32_768
-# Tokens of a window from which on its backbone is fused for it: twice what makes up for that.
-_FUSED_TOKENS = 4_096
+# Tokens of a window from which on its backbone is fused for it: what makes up for copying the weights.
+_FUSED_TOKENS = 1_024
 
 
 @torch.inference_mode()

@@ -14,8 +14,10 @@ H heads, d width of a head.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
+from types import BuiltinFunctionType, FunctionType
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -26,9 +28,16 @@ from simcse_kit.attention import made_up_batch, packed_states, same_states
 from simcse_kit.batching import CPU_TOKEN_BUDGET
 from simcse_kit.int8 import Int8Linear, Rounded, has_int8_layers
 from simcse_kit.packing import Packing
+from simcse_kit.row_attention import attend_rows
 
-# PyTorch's one-step attention is slower than three steps, up to the length whose scores leave the caches.
-_THREE_STEPS = 128
+# Tokens that go through the rest of a layer at a time, so that the widest states stay in the caches.
+_BLOCK = 512
+
+# What options of modules are, beside their weights.
+_OPTIONS = (int, float, str, FunctionType, BuiltinFunctionType)
+
+# The setting in which a backbone was last found to compute what it computes when it is fused.
+_FIT: WeakKeyDictionary[PreTrainedModel, Hashable] = WeakKeyDictionary()
 
 
 class FusedBackbone:
@@ -76,8 +85,8 @@ class FusedBackbone:
 def fuse(backbone: PreTrainedModel) -> FusedBackbone | None:
     """Fuse the layers of a backbone as they are now, if they are BERT's.
 
-    The states of a made-up batch must be the backbone's own, in every layer. The copy and this check take as long as
-    some 200 tokens of the backbone's forward pass.
+    The states of a made-up batch must be the backbone's own, in every layer. That is tried once for what its modules
+    are and how they are set; what they have learned since then changes nothing in it.
 
     Args:
         backbone: One that ``simcse_kit.attention.use_packed_attention`` has found fit; in evaluation mode, on a CPU.
@@ -89,8 +98,12 @@ def fuse(backbone: PreTrainedModel) -> FusedBackbone | None:
     if _has_hooks(backbone):
         return None
     try:
-        fused = FusedBackbone(backbone)
-        return fused if _equals(fused, backbone) else None
+        fused, setting = FusedBackbone(backbone), _setting(backbone)
+        if _FIT.get(backbone) != setting:
+            if not _equals(fused, backbone):
+                return None
+            _FIT[backbone] = setting
+        return fused
     except (AttributeError, RuntimeError, TypeError):  # other modules, or no such operation for these weights
         return None
 
@@ -102,7 +115,7 @@ class _Linear:
         plain = [layer for layer in layers if type(layer) is nn.Linear]
         if len(plain) < len(layers):
             raise TypeError("adapters, quantised layers and the like compute more than their weights tell")
-        weight = torch.cat([layer.weight for layer in plain])
+        weight = plain[0].weight if len(plain) == 1 else torch.cat([layer.weight for layer in plain])
         self._weight = torch.ops.mkldnn._reorder_linear_weight(weight, CPU_TOKEN_BUDGET)  # suits these best, serves any
         self._bias = torch.cat([layer.bias for layer in plain])
         self._count = len(plain)
@@ -123,26 +136,25 @@ class _Linear:
 
 
 class _Int8Linear:
-    """As ``_Linear``, of layers in int8: not joined or copied, but the states that they read are rounded once."""
+    """As ``_Linear``, of layers in int8."""
 
     def __init__(self, *layers: Int8Linear) -> None:
-        self._layers = layers
+        self._layer = layers[0] if len(layers) == 1 else Int8Linear.joined(*layers)
+        self._count = len(layers)
 
     def each(self, states: Tensor) -> Sequence[Tensor]:
         """As ``_Linear.each``."""
-        rounded = Rounded.of(states)
-        return [layer.multiply(rounded) for layer in self._layers]
+        return self.only(states).chunk(self._count, dim=-1)
 
     def only(self, states: Tensor, then: str = "none") -> Tensor:
         """As ``_Linear.only``."""
-        (found,) = self.each(states)
+        found: Tensor = self._layer(states)
         # In place: new memory for the widest states takes the system as long as GELU itself.
         return torch.ops.aten.gelu_(found) if then == "gelu" else found
 
     def plus(self, residual: Tensor, states: Tensor) -> Tensor:
         """As ``_Linear.plus``."""
-        (layer,) = self._layers
-        return layer.multiply(Rounded.of(states, spare=True)).add_(residual)
+        return self._layer.multiply(Rounded.of(states, spare=True)).add_(residual)
 
 
 def _linear(*layers: nn.Module) -> _Linear | _Int8Linear:
@@ -171,29 +183,23 @@ class _Layer:
 
     def __call__(self, states: Tensor, packing: Packing, *, first_only: bool = False) -> Tensor:
         """The next states, [1, P, D] -> [1, P, D]; ``first_only``: of each row's first token, [1, B, D]."""
-        queried = slice(1) if first_only else slice(None)
-        residuals, gathered = [], []
-        for own, *parts in packing.by_length(states, *self._inner.each(states)):
-            # [n, H, L, d] each
-            query, key, value = (part.view(*own.shape[:2], self._heads, -1).transpose(1, 2) for part in parts)
-            attended = _attend(query[:, :, queried], key, value)
-            gathered.append(attended.transpose(1, 2).flatten(2).flatten(0, 1))
-            residuals.append(own[:, queried].flatten(0, 1))
-        residual = torch.cat(residuals).unsqueeze(0) if first_only else states
-        middle = self._middle_norm(self._out.plus(residual, torch.cat(gathered).unsqueeze(0)))
+        query, key, value = self._inner.each(states)
+        if first_only:
+            query, states = query[:, packing.first], states[:, packing.first]
+        gathered = torch.empty_like(query, memory_format=torch.contiguous_format)
+        for group in packing.by_length(query, key, value, gathered):
+            own, keys, values, into = (each.view(*each.shape[:2], self._heads, -1) for each in group)
+            attend_rows(own, keys, values, into=into)
+        parts = zip(*(torch.split(each, _BLOCK, dim=1) for each in (states, gathered)), strict=True)
+        return torch.cat([self._after_attention(*part) for part in parts], dim=1)
+
+    def _after_attention(self, states: Tensor, gathered: Tensor) -> Tensor:
+        """The rest of the layer, which goes token by token: [1, T, D] and what they gathered -> [1, T, D]."""
+        middle = self._middle_norm(self._out.plus(states, gathered))
         is_gelu = isinstance(self._activation, GELUActivation)
         inner = self._up.only(middle, then="gelu") if is_gelu else self._activation(self._up.only(middle))
         normalised: Tensor = self._norm(self._down.plus(middle, inner))
         return normalised
-
-
-def _attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Attention within each row: [n, H, L, d] each, or fewer queries -> [n, H, queries, d]."""
-    length, width = key.shape[-2:]
-    if length <= _THREE_STEPS:
-        scores: Tensor = query * width**-0.5 @ key.transpose(2, 3)
-        return scores.softmax(dim=-1) @ value
-    return nn.functional.scaled_dot_product_attention(query, key, value)
 
 
 def _has_hooks(backbone: PreTrainedModel) -> bool:
@@ -203,6 +209,16 @@ def _has_hooks(backbone: PreTrainedModel) -> bool:
         for module in backbone.modules()
         for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
     )
+
+
+def _setting(backbone: PreTrainedModel) -> Hashable:
+    """What a forward pass depends on beside the weights: kinds of modules, their options, precisions."""
+    modules = (
+        (type(module), *(option for option in vars(module).items() if isinstance(option[1], _OPTIONS)))
+        for module in backbone.modules()
+    )
+    autocast = torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")
+    return tuple(modules), backbone.dtype, autocast
 
 
 def _equals(fused: FusedBackbone, backbone: PreTrainedModel) -> bool:

@@ -1,7 +1,7 @@
 """Linear layers in int8 on a CPU: weights in a quarter of the bytes, multiplied by integer instructions.
 
 Weights get one scale for each output, once, the largest being 127; states a scale and an offset for each token, anew
-each time, from 0 for the smallest to 255 for the largest. So a vector never depends on the texts beside it, and no
+each time, from 0 for the smallest to 254 for the largest. So a vector never depends on the texts beside it, and no
 sample of texts is needed beforehand.
 """
 
@@ -17,10 +17,12 @@ from simcse_kit.errors import UserError
 
 NEEDED = "an x86 processor with int8 instructions (VNNI), and PyTorch with oneDNN"
 _TINY = torch.finfo(torch.float32).tiny
+# Between this number and the next that float32 has lies 1.
+_WHOLE = 1.5 * 2**23
 
 
 class Rounded(NamedTuple):
-    """States as ``steps * step + lowest``: steps 0 to 255, uint8 [..., D]; the others [..., 1]."""
+    """States as ``steps * step + lowest``: steps 0 to 255, uint8 [..., D]; the others [..., 1]. Zero is a step."""
 
     steps: Tensor
     step: Tensor
@@ -28,27 +30,53 @@ class Rounded(NamedTuple):
 
     @classmethod
     def of(cls, states: Tensor, *, spare: bool = False) -> Rounded:
-        """Round states, [..., D]; ``spare``: nobody reads them again, and what is on the way takes their place."""
-        lowest, highest = states.amin(dim=-1, keepdim=True), states.amax(dim=-1, keepdim=True)
-        step = (highest - lowest).div_(255).clamp_(min=_TINY)
-        scaled = torch.div(states, step, out=states if spare else None)
-        # By way of signed bytes, which PyTorch makes more quickly: half a turn less, and half a turn again.
-        signed = scaled.sub_(lowest / step + 128).round_().to(torch.int8)
-        return cls(signed.view(torch.uint8).bitwise_xor_(128), step, lowest)
+        """Round states, [..., D]; ``spare``: nobody reads them again, and what is on the way takes their place.
+
+        As zero is one of a row's steps, so many lie below it and so many above: rounded up on both sides, 254 of them
+        are 256.
+        """
+        lowest = states.amin(dim=-1, keepdim=True).clamp_max_(0)
+        highest = states.amax(dim=-1, keepdim=True).clamp_min_(0)
+        step = (highest - lowest).div_(254).clamp_min_(_TINY)
+        per_one = step.reciprocal()
+        below = (lowest * per_one).round_()
+        scaled = torch.mul(states, per_one, out=states if spare else None)
+        # Where numbers are whole, adding rounds, and leaves the steps in the lowest byte.
+        steps = scaled.add_(torch.rsub(below, _WHOLE)).view(torch.int32).to(torch.uint8)
+        return cls(steps, step, below * step)
 
 
 class Int8Linear(nn.Module):
     """A linear layer that was trained, for evaluation: [..., width in] -> [..., width out], float32."""
 
-    def __init__(self, linear: nn.Linear) -> None:
+    def __init__(self, integers: Tensor, scale: Tensor, bias: Tensor | None) -> None:
+        """Make a layer whose weight is ``integers * scale``.
+
+        Args:
+            integers: int8, [width out, width in].
+            scale: Of each output, [width out].
+            bias: The same.
+        """
         super().__init__()
-        weight = linear.weight.detach().float()
-        self._scale = weight.abs().amax(dim=1).div_(127).clamp_(min=_TINY)
-        integers = (weight / self._scale.unsqueeze(1)).round_().to(torch.int8)
-        self._sums = integers.sum(dim=1) * self._scale
-        self._bias = None if linear.bias is None else linear.bias.detach().float()
+        self._scale, self._bias = scale, bias
+        self._sums = integers.sum(dim=1) * scale
         self._packed = torch.ops.onednn.qlinear_prepack(integers, None)
-        self._zeros = torch.zeros(len(weight), dtype=torch.int64)
+        self._zeros = torch.zeros(len(scale), dtype=torch.int64)
+
+    @classmethod
+    def of(cls, linear: nn.Linear) -> Int8Linear:
+        """Round the weight of a layer."""
+        weight = linear.weight.detach().float()
+        scale = weight.abs().amax(dim=1).div_(127).clamp_(min=_TINY)
+        integers = (weight / scale.unsqueeze(1)).round_().to(torch.int8)
+        return cls(integers, scale, None if linear.bias is None else linear.bias.detach().float())
+
+    @classmethod
+    def joined(cls, *layers: Int8Linear) -> Int8Linear:
+        """One layer that gives side by side what several give; a copy."""
+        integers = torch.cat([layer._packed.to_dense() for layer in layers], dim=1).t().contiguous()
+        biases = [torch.zeros_like(layer._scale) if layer._bias is None else layer._bias for layer in layers]
+        return cls(integers, torch.cat([layer._scale for layer in layers]), torch.cat(biases))
 
     def forward(self, states: Tensor) -> Tensor:
         """Multiply states: [..., width in] -> [..., width out]."""
@@ -73,7 +101,7 @@ def is_available() -> bool:
     nn.init.ones_(layer.weight)
     states = torch.ones(4, 64).index_fill_(1, torch.tensor([0]), 0)
     try:
-        return torch.allclose(Int8Linear(layer)(states), torch.tensor(63.0))
+        return torch.allclose(Int8Linear.of(layer)(states), torch.tensor(63.0))
     except (AttributeError, RuntimeError):
         return False
 
@@ -90,7 +118,7 @@ def quantize_layers(backbone: nn.Module, *, keep: Collection[nn.Module | None] =
     for module in list(backbone.modules()):
         for name, child in module.named_children():
             if type(child) is nn.Linear and child not in keep:
-                setattr(module, name, Int8Linear(child))
+                setattr(module, name, Int8Linear.of(child))
 
 
 def has_int8_layers(backbone: nn.Module) -> bool:

@@ -63,11 +63,18 @@ class Packing:
         return padded.index_copy(0, self._places, packed.squeeze(0)).view(*self._shape, *inner)
 
     def by_length(self, *packed: Tensor) -> Iterator[list[Tensor]]:
-        """The rows of one length after the other, as views: of each [1, P, ...] its [n, L, ...]."""
-        tokens = [n * length for n, length in self.groups]
-        parts = zip(*(torch.split(tensor.squeeze(0), tokens) for tensor in packed), strict=True)
-        for group, (n, length) in zip(parts, self.groups, strict=True):
-            yield [part.unflatten(0, (n, length)) for part in group]
+        """The rows of one length after the other, as views.
+
+        Of each [1, P, ...] its [n, L, ...]; of one with a token a row, [1, B, ...] in the order of ``first``, its
+        [n, 1, ...].
+        """
+        parts = [torch.split(tensor.squeeze(0), self._tokens_by_length(tensor.shape[1])) for tensor in packed]
+        for (n, _), *group in zip(self.groups, *parts, strict=True):
+            yield [part.unflatten(0, (n, -1)) for part in group]
+
+    def _tokens_by_length(self, tokens: int) -> list[int]:
+        """How many of the tokens, all or the first of each row, are in the rows of each length."""
+        return [n if tokens == len(self.first) else n * length for n, length in self.groups]
 
     def in_order(self, vectors: Tensor) -> Tensor:
         """Bring one vector a row, [B, D], from the order of ``by_length`` into that of the batch."""

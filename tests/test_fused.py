@@ -10,7 +10,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 from transformers import AutoModel, AutoTokenizer
 
-from simcse_kit import SentenceEncoder, fused
+from simcse_kit import SentenceEncoder, fused, row_attention
 from simcse_kit import encoding as encoding_module
 from simcse_kit import passes as passes_module
 from simcse_kit.attention import use_packed_attention
@@ -108,10 +108,10 @@ def test_every_layers_states_are_the_padded_ones(opened, family):
         assert (ours - packing.pack(theirs)).abs().max() < 1e-5
 
 
-@pytest.mark.parametrize("longest", [0, 8, 128], ids=lambda length: f"three-steps-to-{length}")
+@pytest.mark.parametrize("longest", [0, 8, 128], ids=lambda length: f"steps-to-{length}")
 @pytest.mark.parametrize("family", FUSED)
 def test_in_bfloat16_rounding_is_no_worse_than_the_padded_ones(opened, monkeypatch, family, longest):
-    monkeypatch.setattr(fused, "_THREE_STEPS", longest)
+    monkeypatch.setattr(row_attention, "_LONGEST", longest)
     own, encoder, ids, mask = opened(family)
     exact = padded_states(own, ids, mask)[-1]
     theirs = padded_states(copy.deepcopy(own).bfloat16(), ids, mask)[-1].float()
@@ -136,6 +136,15 @@ def test_pooling_cls_has_the_last_layer_compute_first_tokens_alone(opened, monke
     assert encoder.pool(ids, mask, made).shape == (len(ids), 32)
     tokens = int(mask.sum())
     assert rows == [tokens, tokens, tokens if pooling == "mean" else len(ids)]
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+def test_tokens_go_block_by_block_after_attention(opened, monkeypatch, fused_alone, pooling):
+    monkeypatch.setattr(fused, "_BLOCK", 2)
+    own, encoder, ids, mask = opened("bert")
+    monkeypatch.setattr(encoder, "pooling", pooling)
+    expected = POOLINGS[pooling](padded_states(own, ids, mask), mask)
+    assert (encoder.pool(ids, mask, fuse(encoder.backbone)) - expected).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("activation", ["gelu_new", "gelu_pytorch_tanh", "relu", "silu"])
@@ -269,6 +278,13 @@ def listen(backbone):
     backbone.encoder.layer[0].register_forward_hook(lambda *of: None)
 
 
+def test_what_was_tried_is_not_tried_again(bert, monkeypatch):
+    assert fuse(bert.backbone) is not None
+    load_others(bert, [])
+    monkeypatch.setattr(fused, "_equals", None)
+    assert fuse(bert.backbone) is not None
+
+
 @pytest.mark.parametrize("change", [scale_otherwise, adapt, listen])
 def test_backbones_that_do_more_or_otherwise_are_found_out(bert, change):
     assert fuse(bert.backbone) is not None
@@ -306,7 +322,10 @@ def test_operations_that_are_wrong_or_missing_are_found_out(bert, sentences, mon
     assert naive.largest_difference(bert.encode(sentences), padded_vectors(bert, sentences)) < 1e-5
 
 
-def test_autocast_keeps_its_own_precisions(bert):
+@pytest.mark.parametrize("before", [False, True], ids=["", "fused-before"])
+def test_autocast_keeps_its_own_precisions(bert, before):
+    if before:
+        assert fuse(bert.backbone) is not None
     with torch.autocast("cpu", torch.bfloat16):
         assert fuse(bert.backbone) is None
 

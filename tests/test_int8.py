@@ -41,13 +41,13 @@ def fused_or_not(monkeypatch, request):
 def test_a_layer_multiplies_what_is_rounded(shape, bias):
     torch.manual_seed(3)
     layer, states = nn.Linear(48, 20, bias=bias), torch.randn(shape) * 3 - 1
-    found = Int8Linear(layer)(states)
+    found = Int8Linear.of(layer)(states)
 
     weight, own = layer.weight.detach().numpy().astype(np.float64), states.numpy().astype(np.float64)
     scale = np.abs(weight).max(axis=1, keepdims=True) / 127
     lowest = own.min(axis=-1, keepdims=True)
-    step = (own.max(axis=-1, keepdims=True) - lowest) / 255
-    expected = (np.round((own - lowest) / step) * step + lowest) @ (np.round(weight / scale) * scale).T
+    step = (own.max(axis=-1, keepdims=True) - lowest) / 254
+    expected = np.round(own / step) * step @ (np.round(weight / scale) * scale).T
     expected += layer.bias.detach().numpy() if bias else 0
     assert found.dtype == torch.float32 and found.shape == (*shape[:-1], 20)
     np.testing.assert_allclose(found.numpy(), expected, atol=2e-5)
@@ -55,20 +55,43 @@ def test_a_layer_multiplies_what_is_rounded(shape, bias):
     assert 0.001 < (found - exact).norm() / exact.norm() < 0.02
 
 
-def test_states_are_rounded_to_the_nearest_of_256_steps_of_their_row():
+def test_states_are_rounded_to_the_nearest_of_255_steps_of_their_row_of_which_one_is_zero():
     torch.manual_seed(5)
-    states = torch.randn(40, 300) * torch.logspace(-3, 3, 40).unsqueeze(1) + torch.randn(40, 1)
+    states = torch.randn(400, 300) * torch.logspace(-3, 3, 400).unsqueeze(1) + torch.randn(400, 1)
     steps, step, lowest = Rounded.of(states)
     assert steps.dtype == torch.uint8
-    assert (steps.amin(1) == 0).all() and (steps.amax(1) == 255).all()
-    rounding = 1e-6 * states.abs()
+    widths = states.amax(1).clamp(min=0) - states.amin(1).clamp(max=0)
+    torch.testing.assert_close(step.squeeze(1) * 254, widths)
+    rounding = 1e-6 * states.abs() + 1e-6 * step
     assert ((steps * step + lowest - states).abs() <= step * 0.5 + rounding).all()
+    assert ((lowest / step).round() - lowest / step).abs().max() < 1e-4 and (lowest <= 0).all()
+
+
+def test_rounding_up_on_both_sides_stays_within_a_byte():
+    states = torch.tensor([[127.6, -126.4], [126.5, -127.5], [127.4999, -126.5001], [254.0, 0.0], [0.0, -254.0]])
+    steps, step, lowest = Rounded.of(states)
+    assert ((steps * step + lowest - states).abs() <= 0.50001).all()
+
+
+def test_spare_states_give_the_same():
+    torch.manual_seed(7)
+    states = torch.randn(6, 40)
+    expected = Rounded.of(states)
+    assert all(torch.equal(*pair) for pair in zip(Rounded.of(states.clone(), spare=True), expected, strict=True))
+
+
+def test_layers_are_joined_side_by_side():
+    torch.manual_seed(9)
+    layers = [Int8Linear.of(nn.Linear(16, width, bias=bias)) for width, bias in ((4, True), (8, False), (4, True))]
+    states = torch.randn(5, 16)
+    expected = torch.cat([layer(states) for layer in layers], dim=1)
+    torch.testing.assert_close(Int8Linear.joined(*layers)(states), expected, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("value", [0.0, 2.5, -1e-30])
 def test_a_row_of_one_value_is_exact(value):
     layer, states = nn.Linear(16, 4), torch.full((2, 16), value)
-    found = Int8Linear(layer)(states)
+    found = Int8Linear.of(layer)(states)
     weight = layer.weight / (scale := layer.weight.abs().amax(1, keepdim=True) / 127)
     torch.testing.assert_close(found, nn.functional.linear(states, weight.round() * scale, layer.bias))
 
@@ -76,7 +99,7 @@ def test_a_row_of_one_value_is_exact(value):
 def test_weights_of_zero_are_zero():
     layer = nn.Linear(16, 4)
     nn.init.zeros_(layer.weight)
-    assert torch.equal(Int8Linear(layer)(torch.randn(3, 16)), layer.bias.detach().expand(3, 4))
+    assert torch.equal(Int8Linear.of(layer)(torch.randn(3, 16)), layer.bias.detach().expand(3, 4))
 
 
 # An encoder.

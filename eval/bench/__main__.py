@@ -1,6 +1,6 @@
 """How fast, beside the peers: ``python -m eval.bench encode|train|memory|import``.
 
-    python -m eval.bench encode --texts stsb=stsb:SENTEVAL --texts wiki=wiki.txt --texts mix=lognormal:wiki.txt \
+    python -m eval.bench encode --texts stsb=stsb:SENTEVAL --texts wiki=wiki.txt --texts mix=lognormal16:wiki.txt \
         --senteval SENTEVAL -o encode.json
     python -m eval.bench train --text wiki.txt --seeds 1,2,3,4,5 -o train.json
     python -m eval.bench memory --triplets nli_triplets.csv --batch-sizes 64,4096 -o memory.json
@@ -45,8 +45,8 @@ def encode(
     texts: Annotated[
         list[str],
         typer.Option(
-            help="SOURCE: a file with a text a line; stsb:DIR, the sentences of STS-B; lognormal:FILE, 1 to 256 "
-            "tokens of a file's words; lengthN:FILE, N tokens each.",
+            help="SOURCE: a file with a text a line; stsb:DIR, the sentences of STS-B; lognormalM:FILE, 1 to 256 "
+            "tokens of a file's words, M in the middle; lengthN:FILE, N tokens each.",
             metavar="NAME=SOURCE",
         ),
     ],

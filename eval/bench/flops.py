@@ -51,7 +51,7 @@ def matrix_ceiling(dtype: str, device: torch.device) -> float:
     left, right = (torch.rand(side, side, device=device) for _ in range(2))
     multiply: Callable[[], object]
     if dtype == "int8":
-        multiply = partial(Int8Linear(nn.Linear(side, side, bias=False)).multiply, Rounded.of(left))
+        multiply = partial(Int8Linear.of(nn.Linear(side, side, bias=False)).multiply, Rounded.of(left))
     else:
         multiply = partial(torch.matmul, *(matrix.to(getattr(torch, dtype)) for matrix in (left, right)))
     seconds = []

@@ -16,10 +16,10 @@ from simcse_kit.errors import UserError
 Tokenize = Callable[[list[str]], list[list[int]]]
 
 _LONGEST = 256
-# Of the log-normal mix, in tokens, and of its logarithm.
-_MEDIAN, _SIGMA = 32, 1.0
+# Of the logarithms of a mix's lengths.
+_SIGMA = 1.0
 _SPLITS = ("test", "dev", "train")
-_RECIPE = re.compile(r"(stsb|lognormal|length(?P<length>[1-9]\d*)):(?P<path>.+)")
+_RECIPE = re.compile(r"(stsb|lognormal(?P<median>[1-9]\d*)|length(?P<length>[1-9]\d*)):(?P<path>.+)")
 
 
 class TextSet(NamedTuple):
@@ -35,8 +35,8 @@ def open_text_set(named: str, *, count: int, seed: int, tokenize: Tokenize) -> T
 
     Args:
         named: ``NAME=SOURCE``, the source being a file with a text a line; ``stsb:DIR``, the sentences of STS-B in a
-            folder of SentEval's layout (test, then dev, then train); ``lognormal:FILE``, texts of 1 to 256 tokens, most
-            of them short, made of a file's words; or ``lengthN:FILE``, the same with N tokens each.
+            folder of SentEval's layout (test, then dev, then train); ``lognormalM:FILE``, texts of 1 to 256 tokens, half of
+            them of less than M, made of a file's words; or ``lengthN:FILE``, the same with N tokens each.
         count: How many texts.
         seed: Of made texts.
         tokenize: Token ids of texts, without special tokens.
@@ -54,9 +54,11 @@ def open_text_set(named: str, *, count: int, seed: int, tokenize: Tokenize) -> T
         found = _stsb_sentences(Path(recipe["path"]))
     else:
         random = np.random.default_rng(seed)
-        length = recipe["length"]
+        length, median = recipe["length"], recipe["median"]
         # The shortest of them come out equal now and then, so there are more than are asked for.
-        drawn = np.full(2 * count, int(length)) if length else random.lognormal(np.log(_MEDIAN), _SIGMA, 2 * count)
+        drawn = np.full(2 * count, int(length or median))
+        if median:
+            drawn = drawn * random.lognormal(0, _SIGMA, len(drawn))
         lengths = drawn.clip(1, None if length else _LONGEST).astype(int).tolist()
         found = _made_texts(Path(recipe["path"]), lengths, random, tokenize)
     texts = list(islice(dict.fromkeys(found), count))
