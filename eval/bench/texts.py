@@ -35,8 +35,8 @@ def open_text_set(named: str, *, count: int, seed: int, tokenize: Tokenize) -> T
 
     Args:
         named: ``NAME=SOURCE``, the source being a file with a text a line; ``stsb:DIR``, the sentences of STS-B in a
-            folder of SentEval's layout (test, then dev, then train); ``lognormalM:FILE``, texts of 1 to 256 tokens, M in
-            the middle, made of a file's words; or ``lengthN:FILE``, the same with N tokens each.
+            folder of SentEval's layout (test, then dev, then train); ``lognormalM:FILE``, texts of 1 to 256 tokens, M
+            in the middle, made of a file's words; or ``lengthN:FILE``, the same with N tokens each.
         count: How many texts.
         seed: Of made texts.
         tokenize: Token ids of texts, without special tokens.
