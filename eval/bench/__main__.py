@@ -99,11 +99,14 @@ def train(
     lr: Annotated[float, typer.Option(min=0, help="The learning rate, constant.")] = 3e-5,
     dropout: Annotated[float | None, typer.Option(min=0, help="Of every dropout; by default the model's own.")] = None,
     threads: ThreadsOption = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Keep the seeds that --output has already.")] = False,
 ) -> None:
-    """Train unsupervised SimCSE: seconds a step, and the losses of every step."""
-    from eval.bench.results import TrainSettings
+    """Train unsupervised SimCSE: seconds a step, and the losses of every step. Written after each seed."""
+    from eval.bench.results import TrainResult, TrainSettings, read_result
+    from eval.bench.table import result_tables
     from eval.bench.train import bench_train
     from eval.bench.trainers import TRAINERS
+    from eval.result_files import write_json
 
     settings = TrainSettings(
         systems=named_systems(systems, TRAINERS),
@@ -117,7 +120,12 @@ def train(
         dropout=dropout,
         threads=threads or usable_cores(),
     )
-    _finish(bench_train(model, text, settings), output)
+    earlier = read_result(output) if resume and output.exists() else None
+    if not isinstance(earlier, TrainResult | None):
+        raise UserError(f"{output}: not a result of train")
+    for result in bench_train(model, text, settings, earlier):
+        write_json(output, result)
+    print(result_tables(result))
 
 
 @app.command()

@@ -154,8 +154,8 @@ class TrainedBy(_Entry):
     Attributes:
         seconds_per_step: The mean within each block of steps but the first of a seed, which warms up.
         speedup: Against the reference, block by block.
-        tokens_per_second: In the median block, both views, padding not counted.
-        ceiling_share: As in ``EncodedBy``, the backward pass counted twice the forward one.
+        tokens_per_second: In the median block.
+        ceiling_share: As in ``EncodedBy``.
         losses: Of every step, by seed.
     """
 
@@ -204,6 +204,8 @@ class TrainResult(_Entry):
         settings: The options.
         left_out: Systems that this machine cannot run, and why.
         ceiling: As in ``EncodedSet``, one figure for each timed block.
+        tokens: Of both views, a step, of each timed block; padding not counted.
+        flops: Of the same, the backward pass counted twice the forward one.
         systems: By name.
     """
 
@@ -214,6 +216,8 @@ class TrainResult(_Entry):
     settings: TrainSettings
     left_out: dict[str, str]
     ceiling: dict[str, list[float]]
+    tokens: list[float]
+    flops: list[float]
     systems: dict[str, TrainedBy]
 
 

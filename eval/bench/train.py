@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from eval.bench.machine import describe_machine, public_name
 from eval.bench.results import TrainedBy, TrainResult, TrainSettings
 from eval.bench.texts import lines_of
 from eval.bench.timing import paired_ratio, rotated
-from eval.bench.trainers import TRAINERS, Block, Work
+from eval.bench.trainers import TRAINERS, Work
 from simcse_kit.backbone import parse_device
 from simcse_kit.encoder import SentenceEncoder
 from simcse_kit.errors import UserError
@@ -28,24 +28,45 @@ _VIEWS = 2
 
 @dataclass(frozen=True)
 class _Noted:
-    """What is noted of every block, seed after seed: by system, by type, and of its texts."""
+    """What is noted of every block but the first of a seed: by system, by type, and of its texts; and all losses."""
 
-    blocks: dict[str, list[Block]]
+    seconds: dict[str, list[float]]
     ceiling: dict[str, list[float]]
-    tokens: list[int] = field(default_factory=list)
-    flops: list[float] = field(default_factory=list)
+    losses: dict[str, dict[int, list[float]]]
+    tokens: list[float]
+    flops: list[float]
+
+    @classmethod
+    def nothing(cls, names: Sequence[str]) -> _Noted:
+        """Before the first step of any system."""
+        types = {TRAINERS[name].dtype: [] for name in names}
+        return cls({name: [] for name in names}, types, {name: {} for name in names}, [], [])
+
+    @classmethod
+    def of(cls, result: TrainResult) -> _Noted:
+        """What led to a result."""
+        systems = result.systems.items()
+        seconds, losses = ({name: getattr(own, kind) for name, own in systems} for kind in ("seconds_per_step", "losses"))
+        return cls(seconds, result.ceiling, losses, result.tokens, result.flops)
 
 
-def bench_train(model: str, text: Path, settings: TrainSettings) -> TrainResult:
+def bench_train(
+    model: str, text: Path, settings: TrainSettings, earlier: TrainResult | None = None
+) -> Iterator[TrainResult]:
     """Measure the training steps of systems, on each seed from the start.
 
     Args:
         model: A name or path, the same for all systems.
         text: A file with a text a line.
         settings: The rest; systems that this machine cannot run are left out.
+        earlier: What some of the seeds gave before; the others follow.
+
+    Yields:
+        The result of all seeds so far, after each.
 
     Raises:
-        UserError: If the model or the text cannot be opened, or the settings do not fit together.
+        UserError: If the model or the text cannot be opened, the settings do not fit together, or the earlier result
+            is of something else.
     """
     torch.set_num_threads(settings.threads)
     device = parse_device(None)
@@ -60,48 +81,63 @@ def bench_train(model: str, text: Path, settings: TrainSettings) -> TrainResult:
         raise UserError(f"{text}: {len(texts):,} different texts do not fill one batch of {settings.batch_size:,}")
     plain = SentenceEncoder.from_pretrained(model, device=device)
     plain.check_max_length(settings.max_length)
-    noted = _Noted({name: [] for name in names}, {TRAINERS[name].dtype: [] for name in names})
+    noted = _Noted.nothing(names) if earlier is None else _Noted.of(earlier)
+
+    def result(seeds: Sequence[int]) -> TrainResult:
+        return TrainResult(
+            machine=describe_machine(threads=settings.threads, device=device),
+            model=public_name(model),
+            text=text.name,
+            settings=settings.model_copy(update={"seeds": list(seeds)}),
+            left_out=left_out,
+            ceiling=noted.ceiling,
+            tokens=noted.tokens,
+            flops=noted.flops,
+            systems={name: _trained_by(name, noted, settings.reference) for name in names},
+        )
+
+    done = [] if earlier is None else earlier.settings.seeds
+    if earlier is not None and (earlier != result(done) or not set(done) <= set(settings.seeds)):
+        raise UserError("--resume: the file is of other systems, settings or texts, or of another machine")
     for seed in settings.seeds:
-        _train_by_turns(_work(model, texts, settings, seed), settings, plain, noted)
-    each = settings.steps // settings.block
-    timed = [number for number in range(len(noted.tokens)) if number % each]
-    seconds = {name: [own[number].seconds for number in timed] for name, own in noted.blocks.items()}
-    ceiling = {dtype: [rates[number] for number in timed] for dtype, rates in noted.ceiling.items()}
-    flops = [noted.flops[number] for number in timed]
-    return TrainResult(
-        machine=describe_machine(threads=settings.threads, device=device),
-        model=public_name(model),
-        text=text.name,
-        settings=settings,
-        left_out=left_out,
-        ceiling=ceiling,
-        systems={
-            name: TrainedBy(
-                seconds_per_step=[second / settings.block for second in seconds[name]],
-                speedup=paired_ratio(seconds[settings.reference], seconds[name]),
-                tokens_per_second=float(np.median(np.array(noted.tokens)[timed] / np.array(seconds[name]))),
-                ceiling_share=ceiling_share(flops, seconds[name], ceiling[TRAINERS[name].dtype]),
-                losses=dict(zip(settings.seeds, _curves(noted.blocks[name], each), strict=True)),
-            )
-            for name in names
-        },
+        if seed not in done:
+            _train_by_turns(seed, _work(model, texts, settings, seed), settings, plain, noted)
+            done = [*done, seed]
+        yield result(done)
+
+
+def _trained_by(name: str, noted: _Noted, reference: str) -> TrainedBy:
+    seconds, ceiling = noted.seconds[name], noted.ceiling[TRAINERS[name].dtype]
+    return TrainedBy(
+        seconds_per_step=seconds,
+        speedup=paired_ratio(noted.seconds[reference], seconds),
+        tokens_per_second=float(np.median(np.array(noted.tokens) / np.array(seconds))),
+        ceiling_share=ceiling_share(noted.flops, seconds, ceiling),
+        losses=noted.losses[name],
     )
 
 
-def _train_by_turns(work: Work, settings: TrainSettings, plain: SentenceEncoder, noted: _Noted) -> None:
+def _train_by_turns(
+    seed: int, work: Work, settings: TrainSettings, plain: SentenceEncoder, noted: _Noted
+) -> None:
     """Train every system on one seed from the start, a block of steps at a time, and note what there is to."""
-    names = list(noted.blocks)
+    names = list(noted.seconds)
     trainers = {name: TRAINERS[name].open(work) for name in names}
     starts = range(0, settings.steps, settings.block)
     for start, order in zip(starts, rotated(names, len(starts)), strict=True):
-        for name in order:
-            noted.blocks[name].append(trainers[name].run(start, settings.block))
+        blocks = {name: trainers[name].run(start, settings.block) for name in order}
+        for name, block in blocks.items():
+            noted.losses[name].setdefault(seed, []).extend(block.losses)
+        if start == 0:
+            continue
+        for name, block in blocks.items():
+            noted.seconds[name].append(block.seconds / settings.block)
         for dtype, rates in noted.ceiling.items():
             rates.append(matrix_ceiling(dtype, plain.device))
         texts = [text for step in range(start, start + settings.block) for text in work.batch(step)]
         lengths = [len(ids) for ids in plain.tokenize(texts, settings.max_length)]
-        noted.tokens.append(_VIEWS * sum(lengths))
-        noted.flops.append(_VIEWS * _PASSES * encoder_flops(plain.backbone, lengths))
+        noted.tokens.append(_VIEWS * sum(lengths) / settings.block)
+        noted.flops.append(_VIEWS * _PASSES * encoder_flops(plain.backbone, lengths) / settings.block)
 
 
 def _work(model: str, texts: Sequence[str], settings: TrainSettings, seed: int) -> Work:
@@ -120,9 +156,3 @@ def _work(model: str, texts: Sequence[str], settings: TrainSettings, seed: int) 
         dropout=settings.dropout,
         seed=seed,
     )
-
-
-def _curves(blocks: Sequence[Block], each: int) -> Iterator[list[float]]:
-    """The losses of each seed, which has so many blocks."""
-    for start in range(0, len(blocks), each):
-        yield [loss for block in blocks[start : start + each] for loss in block.losses]

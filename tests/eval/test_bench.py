@@ -223,6 +223,30 @@ def test_train_gives_every_system_the_same_batches_and_the_same_model(texts, tin
     assert "| ours |" in readme_tables(tmp_path)
 
 
+def test_seeds_that_are_done_are_kept_and_the_others_follow(texts, tiny_checkpoint, tmp_path, capsys):
+    output = tmp_path / "t.json"
+    arguments = ["--model", tiny_checkpoint("bert"), "--text", texts, "--systems", "reference,ours", "--batch-size", 8]
+    arguments += ["--steps", 4, "--block", 2, "--dropout", 0, "--threads", 1, "-o", output]
+    assert run("train", *arguments, "--seeds", "3,4") == 0
+    both = read_result(output)
+    assert run("train", *arguments, "--seeds", 3) == 0
+    first = read_result(output)
+    assert run("train", *arguments, "--seeds", "3,4", "--resume") == 0
+    found = read_result(output)
+    assert found.settings == both.settings and len(found.tokens) == 2
+    for name, own in found.systems.items():
+        assert own.losses == {seed: pytest.approx(curve) for seed, curve in both.systems[name].losses.items()}
+        assert own.seconds_per_step[:1] == first.systems[name].seconds_per_step and len(own.seconds_per_step) == 2
+        assert own.speedup.highest == max(
+            np.array(found.systems["reference"].seconds_per_step) / np.array(own.seconds_per_step)
+        )
+    before = output.read_text()
+    capsys.readouterr()
+    for options in (["--seeds", 3], ["--seeds", "3,4,5", "--lr", 1e-4]):
+        assert run("train", *arguments, *options, "--resume") == 2
+        assert "--resume: the file is of other" in capsys.readouterr().err and output.read_text() == before
+
+
 def test_dropout_is_on_unless_it_is_set(texts, tiny_checkpoint, tmp_path):
     arguments = ["--model", tiny_checkpoint("bert"), "--text", texts, "--systems", "reference,ours"]
     arguments += ["--systems", "reference,ours,sentence-transformers", "--steps", 2, "--block", 1, "--batch-size", 8]
