@@ -30,9 +30,6 @@ from simcse_kit.int8 import Int8Linear, Rounded, has_int8_layers
 from simcse_kit.packing import Packing
 from simcse_kit.row_attention import attend_rows
 
-# Tokens that go through the rest of a layer at a time, so that the widest states stay in the caches.
-_BLOCK = 512
-
 # What options of modules are, beside their weights.
 _OPTIONS = (int, float, str, FunctionType, BuiltinFunctionType)
 
@@ -190,11 +187,6 @@ class _Layer:
         for group in packing.by_length(query, key, value, gathered):
             own, keys, values, into = (each.view(*each.shape[:2], self._heads, -1) for each in group)
             attend_rows(own, keys, values, into=into)
-        parts = zip(*(torch.split(each, _BLOCK, dim=1) for each in (states, gathered)), strict=True)
-        return torch.cat([self._after_attention(*part) for part in parts], dim=1)
-
-    def _after_attention(self, states: Tensor, gathered: Tensor) -> Tensor:
-        """The rest of the layer, which goes token by token: [1, T, D] and what they gathered -> [1, T, D]."""
         middle = self._middle_norm(self._out.plus(states, gathered))
         is_gelu = isinstance(self._activation, GELUActivation)
         inner = self._up.only(middle, then="gelu") if is_gelu else self._activation(self._up.only(middle))

@@ -38,15 +38,14 @@ def open_tokenizer(name: str, *, revision: str | None = None) -> PreTrainedToken
 
 def tokenize(tokenizer: PreTrainedTokenizerBase, texts: list[str], max_length: int) -> list[list[int]]:
     """Token ids of each text, cut to so many tokens, special ones and those of a template included."""
-    encoding = tokenizer(
-        texts,
-        truncation=True,
-        max_length=max_length,
-        return_attention_mask=False,
-        return_token_type_ids=False,
-    )
-    ids: list[list[int]] = encoding["input_ids"]
-    return ids
+    if not tokenizer.is_fast:
+        ids: list[list[int]] = tokenizer(texts, truncation=True, max_length=max_length)["input_ids"]
+        return ids
+    backend = tokenizer.backend_tokenizer
+    backend.no_padding()
+    backend.enable_truncation(max_length, direction=tokenizer.truncation_side)
+    # Where each token stands in its text, which transformers would ask for, takes as long as the tokens.
+    return [encoding.ids for encoding in backend.encode_batch_fast(texts)]
 
 
 def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:

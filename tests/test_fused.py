@@ -138,15 +138,6 @@ def test_pooling_cls_has_the_last_layer_compute_first_tokens_alone(opened, monke
     assert rows == [tokens, tokens, tokens if pooling == "mean" else len(ids)]
 
 
-@pytest.mark.parametrize("pooling", ["cls", "mean"])
-def test_tokens_go_block_by_block_after_attention(opened, monkeypatch, fused_alone, pooling):
-    monkeypatch.setattr(fused, "_BLOCK", 2)
-    own, encoder, ids, mask = opened("bert")
-    monkeypatch.setattr(encoder, "pooling", pooling)
-    expected = POOLINGS[pooling](padded_states(own, ids, mask), mask)
-    assert (encoder.pool(ids, mask, fuse(encoder.backbone)) - expected).abs().max() < 1e-5
-
-
 @pytest.mark.parametrize("activation", ["gelu_new", "gelu_pytorch_tanh", "relu", "silu"])
 @pytest.mark.parametrize("family", ["bert", "distilbert"])
 def test_any_activation_is_the_models_own(tiny_checkpoint, opened, family, activation):

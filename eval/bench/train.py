@@ -45,8 +45,8 @@ class _Noted:
     @classmethod
     def of(cls, result: TrainResult) -> _Noted:
         """What led to a result."""
-        systems = result.systems.items()
-        seconds, losses = ({name: getattr(own, kind) for name, own in systems} for kind in ("seconds_per_step", "losses"))
+        seconds = {name: own.seconds_per_step for name, own in result.systems.items()}
+        losses = {name: own.losses for name, own in result.systems.items()}
         return cls(seconds, result.ceiling, losses, result.tokens, result.flops)
 
 
@@ -117,9 +117,7 @@ def _trained_by(name: str, noted: _Noted, reference: str) -> TrainedBy:
     )
 
 
-def _train_by_turns(
-    seed: int, work: Work, settings: TrainSettings, plain: SentenceEncoder, noted: _Noted
-) -> None:
+def _train_by_turns(seed: int, work: Work, settings: TrainSettings, plain: SentenceEncoder, noted: _Noted) -> None:
     """Train every system on one seed from the start, a block of steps at a time, and note what there is to."""
     names = list(noted.seconds)
     trainers = {name: TRAINERS[name].open(work) for name in names}
