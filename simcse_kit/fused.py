@@ -14,7 +14,7 @@ H heads, d width of a head.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from types import BuiltinFunctionType, FunctionType
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -34,7 +34,7 @@ from simcse_kit.row_attention import attend_rows
 _OPTIONS = (int, float, str, FunctionType, BuiltinFunctionType)
 
 # The setting in which a backbone was last found to compute what it computes when it is fused.
-_FIT: WeakKeyDictionary[PreTrainedModel, Hashable] = WeakKeyDictionary()
+_FIT: WeakKeyDictionary[PreTrainedModel, int] = WeakKeyDictionary()
 
 
 class FusedBackbone:
@@ -203,14 +203,14 @@ def _has_hooks(backbone: PreTrainedModel) -> bool:
     )
 
 
-def _setting(backbone: PreTrainedModel) -> Hashable:
-    """What a forward pass depends on beside the weights: kinds of modules, their options, precisions."""
+def _setting(backbone: PreTrainedModel) -> int:
+    """A hash of what a forward pass depends on beside the weights: kinds of modules, their options, precisions."""
     modules = (
         (type(module), *(option for option in vars(module).items() if isinstance(option[1], _OPTIONS)))
         for module in backbone.modules()
     )
     autocast = torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")
-    return tuple(modules), backbone.dtype, autocast
+    return hash((tuple(modules), backbone.dtype, autocast))
 
 
 def _equals(fused: FusedBackbone, backbone: PreTrainedModel) -> bool:

@@ -32,8 +32,8 @@ class Rounded(NamedTuple):
     def of(cls, states: Tensor, *, spare: bool = False) -> Rounded:
         """Round states, [..., D]; ``spare``: nobody reads them again, and what is on the way takes their place.
 
-        As zero is one of a row's steps, so many lie below it and so many above: rounded up on both sides, 254 of them
-        are 256.
+        Zero is one of a row's steps, so both of its ends may be rounded outwards: 254 steps become 255 at most, which
+        is what a byte holds.
         """
         lowest = states.amin(dim=-1, keepdim=True).clamp_max_(0)
         highest = states.amax(dim=-1, keepdim=True).clamp_min_(0)

@@ -1,6 +1,7 @@
 """Fused backbones against transformers' own padded forward pass of the same checkpoint."""
 
 import copy
+import gc
 import weakref
 from types import SimpleNamespace
 
@@ -228,6 +229,17 @@ def test_nothing_of_it_stays_in_the_encoder(bert, sentences, monkeypatch, tmp_pa
     bert.save_pretrained(tmp_path)
     for other in (copy.deepcopy(bert), open_encoder(tmp_path)):
         assert naive.largest_difference(other.encode(sentences), vectors) == 0
+
+
+def test_a_backbone_is_freed_although_it_was_fused(tiny_checkpoint):
+    encoder = open_encoder(tiny_checkpoint("bert"))
+    # As wrappers of a module's forward do, which hold it.
+    encoder.backbone.pooled_by = lambda held=encoder.backbone: held
+    assert encoder.packs and fuse(encoder.backbone) is not None
+    watched = weakref.ref(encoder.backbone)
+    del encoder.backbone.pooled_by, encoder
+    gc.collect()
+    assert watched() is None
 
 
 def test_training_takes_the_ordinary_way(bert, sentences, monkeypatch):
