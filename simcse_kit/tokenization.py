@@ -42,8 +42,12 @@ def tokenize(tokenizer: PreTrainedTokenizerBase, texts: list[str], max_length: i
         ids: list[list[int]] = tokenizer(texts, truncation=True, max_length=max_length)["input_ids"]
         return ids
     backend = tokenizer.backend_tokenizer
-    backend.no_padding()
-    backend.enable_truncation(max_length, direction=tokenizer.truncation_side)
+    cut = {"max_length": max_length, "stride": 0, "strategy": "longest_first", "direction": tokenizer.truncation_side}
+    # Changed only where it has to be, as transformers does: another thread may be using it.
+    if backend.padding is not None:
+        backend.no_padding()
+    if backend.truncation != cut:
+        backend.enable_truncation(**cut)
     # Where each token stands in its text, which transformers would ask for, takes as long as the tokens.
     return [encoding.ids for encoding in backend.encode_batch_fast(texts)]
 
