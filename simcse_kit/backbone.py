@@ -145,16 +145,17 @@ def write_backbone(
     largest = sys.maxsize if shard_mb is None else shard_mb * 10**6
     if head is not None:
         config.architectures = [type(head).__name__]
-    if backbone.tokenizer.is_fast:
+    tokenizer = copy.deepcopy(backbone.tokenizer)  # another thread may be using it
+    if tokenizer.is_fast:
         # Else the file would cut and pad as the last call here did, for whoever opens it with `tokenizers` itself.
-        backbone.tokenizer.backend_tokenizer.no_truncation()
-        backbone.tokenizer.backend_tokenizer.no_padding()
+        tokenizer.backend_tokenizer.no_truncation()
+        tokenizer.backend_tokenizer.no_padding()
     for stale in ("model.safetensors", "model.safetensors.index.json"):  # either would be opened before the other
         (directory / stale).unlink(missing_ok=True)
     with quiet():
         model.save_pretrained(directory, state_dict=written, max_shard_size=largest)
         config.save_pretrained(directory)
-        backbone.tokenizer.save_pretrained(directory)
+        tokenizer.save_pretrained(directory)
 
 
 def each_once(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -295,7 +296,7 @@ def _check_files(directory: Path, *, allow_pickle: bool, trust_remote_code: bool
     if not safe and not allow_pickle:
         raise UserError(
             f"{directory}: the weights are pickled, and a pickle can run any code; "
-            "pass allow_pickle=True (recipe: model.allow_pickle) if you trust their source"
+            "pass allow_pickle=True (recipe: model.allow_pickle, commands: --allow-pickle) if you trust their source"
         )
     described = read_json(directory / "config.json")
     if "auto_map" in described and described.get("model_type") not in CONFIG_MAPPING and not trust_remote_code:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -20,18 +19,36 @@ TokenIds = Sequence[int] | NDArray[np.integer[Any]]
 CPU_TOKEN_BUDGET = 2_048
 
 
-def windows(sentences: Iterable[str], size: int) -> Iterator[list[str]]:
-    """Cut any iterable of sentences into lists of at most ``size``, checking that each is text.
+def windows(sentences: Iterable[str], size: int, characters: int = 2**24) -> Iterator[list[str]]:
+    """Cut any iterable of sentences into lists, checking that each is text.
+
+    Args:
+        sentences: The sentences.
+        size: The most sentences of a list.
+        characters: A list that has so many is full too, so that documents take no more memory than sentences do.
 
     Raises:
         UserError: If an item is no string, or none that has a UTF-8 form; names its position.
     """
-    iterator, start = iter(sentences), 0
-    while window := list(islice(iterator, size)):
-        for position, sentence in enumerate(window, start):
-            _check_text(sentence, position)
-        start += len(window)
+    window: list[str] = []
+    held = 0
+    for position, sentence in enumerate(sentences):
+        _check_text(sentence, position)
+        window.append(sentence)
+        held += len(sentence)
+        if len(window) == size or held >= characters:
+            yield window
+            window, held = [], 0
+    if window:
         yield window
+
+
+def stated_length(rows: Iterable[Any]) -> int | None:
+    """How many rows an iterable says it has, which may be wrong; None if it does not know."""
+    try:
+        return len(rows)  # type: ignore[arg-type]
+    except TypeError:
+        return None
 
 
 def length_sorted_batches(lengths: Sequence[int], token_budget: int) -> Iterator[list[int]]:
@@ -58,12 +75,12 @@ def pad(rows: Sequence[TokenIds], pad_id: int) -> tuple[Tensor, Tensor]:
     Returns:
         Token ids and attention mask, int64 [B, T] each; T is at least 1, for tokenizers that add no special tokens.
     """
-    lengths = torch.tensor([len(row) for row in rows])
+    lengths = torch.tensor([len(row) for row in rows], device="cpu")  # whatever torch's default may be
     width = max(1, int(lengths.max()))
     ids = np.full((len(rows), width), pad_id)
     for row, place in zip(rows, ids, strict=True):
         place[: len(row)] = row
-    return torch.from_numpy(ids), (torch.arange(width) < lengths.unsqueeze(1)).long()
+    return torch.from_numpy(ids), (torch.arange(width, device="cpu") < lengths.unsqueeze(1)).long()
 
 
 def _check_text(sentence: object, position: int) -> None:

@@ -60,6 +60,9 @@ class SentenceEncoder(nn.Module):
         self.head: Dense | None = None
         self.keep_head = False
         self.normalize = layout.normalize
+        self._prompts, self._similarity = layout.prompts, layout.similarity
+        # Asked to pool by `cls`, a model whose own pooling is `cls_pooler` leaves this layer out. (No module of ours.)
+        self._left_out = [layout.pooler] if layout.pooler is not None and self.pooling == "cls" else []
         self.source = source
         self._opened = backbone
         self._passes = Passes(backbone.model)
@@ -183,9 +186,18 @@ class SentenceEncoder(nn.Module):
         return hf.sha256_of_weight_files(self.weight_files) if self.weight_files else hf.sha256_of_weights(self)
 
     def add_head(self, *, keep: bool) -> None:
-        """Put a fresh MLP head behind the vectors; ``keep``: it stays part of the model after training."""
-        self.head = Dense.head(self.dimension).to(device=self.device, dtype=self.dtype)
-        self.keep_head = keep
+        """Put an MLP head behind the vectors.
+
+        Args:
+            keep: It stays part of the model after training. A model that has one already, as supervised SimCSE's do,
+                then goes on with that; else the head is a fresh one.
+        """
+        own = self._left_out
+        if keep and not own and self.dense and self._dense_layers[-1].is_mlp:
+            *others, last = self._dense_layers
+            own, self.dense = [last], nn.Sequential(*others)
+        head = copy.deepcopy(own[0]) if keep and own else Dense.head(self.dimension)
+        self.head, self.keep_head = head.to(device=self.device, dtype=self.dtype), keep
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, fused: FusedBackbone | None = None) -> Tensor:
         """Encode token ids; differentiable, not normalised.
@@ -274,8 +286,9 @@ class SentenceEncoder(nn.Module):
                 [sentences], normalize, max_length, token_budget, truncate_dim=truncate_dim, precision=precision
             )[0]
             return alone
-        was_training = self.training
-        self.eval()
+        training = [module for module in self.modules() if module.training]
+        for module in training:
+            module.training = False
         try:
             return encode_texts(
                 self,
@@ -288,7 +301,8 @@ class SentenceEncoder(nn.Module):
                 show_progress=show_progress,
             )
         finally:
-            self.train(was_training)
+            for module in training:
+                module.training = True
 
     def save_pretrained(
         self,
@@ -300,7 +314,8 @@ class SentenceEncoder(nn.Module):
     ) -> None:
         """Write a directory that sentence-transformers, transformers and ``from_pretrained`` open, with equal vectors.
 
-        A kept head becomes a Dense module; behind ``cls`` on a backbone with a pooler it is written as that pooler
+        What sentence-transformers knew of the model that was opened, its prompts and similarity function, is kept. A
+        kept head becomes a Dense module; behind ``cls`` on a backbone with a pooler it is written as that pooler
         too, as in SimCSE's released models. A head that only trains is left out.
 
         Args:
@@ -331,6 +346,8 @@ class SentenceEncoder(nn.Module):
             dense=[dense.to(device="cpu", dtype=stored) for dense in behind],
             normalize=self.normalize,
             max_length=self.max_length,
+            prompts=self._prompts,
+            similarity=self._similarity,
         )
         # Who cuts texts by the tokenizer's own limit shall cut them where this encoder does.
         self.tokenizer.model_max_length = self.max_length

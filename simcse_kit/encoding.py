@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from torch.nn.functional import normalize as unit_length
 
 from simcse_kit.ahead import made_ahead
-from simcse_kit.batching import CPU_TOKEN_BUDGET, length_sorted_batches, pad, to_device, windows
+from simcse_kit.batching import CPU_TOKEN_BUDGET, length_sorted_batches, pad, stated_length, to_device, windows
 from simcse_kit.errors import UserError
 from simcse_kit.fused import fuse
 from simcse_kit.packing import packed_batches
-from simcse_kit.quantization import Precision, quantize
+from simcse_kit.progress import counted_rows
+from simcse_kit.quantization import Precision, check_precision, quantize
 
 if TYPE_CHECKING:
     from simcse_kit.encoder import SentenceEncoder
@@ -49,29 +50,22 @@ def encode_texts(
     width = encoder.dimension if truncate_dim is None else truncate_dim
     if not 0 < width <= encoder.dimension:
         raise UserError(f"truncate_dim {width}: the vectors have 1 to {encoder.dimension} dimensions")
+    check_precision(precision, width)
     budget = token_budget or (CPU_TOKEN_BUDGET if encoder.device.type == "cpu" else _GPU_TOKEN_BUDGET)
     tasks = (partial(_Window.of, block, encoder, max_length) for block in windows(sentences, _WINDOW))
-    blocks = made_ahead(tasks, count=1, thread_name="windows-ahead")
-    if show_progress:
-        from simcse_kit.progress import track_rows
-
-        blocks = track_rows(blocks, total=len(sentences) if isinstance(sentences, Sized) else None)
-
-    def encoded() -> Iterator[NDArray[np.float32]]:
-        for block in blocks:
-            vectors = _encode_window(encoder, block.tokens, budget)[:, :width]
+    length = stated_length(sentences)
+    whole, done = np.empty((length or 0, width), np.float32), 0
+    with counted_rows(total=length, quiet=not show_progress) as count:
+        for window in made_ahead(tasks, count=1, thread_name="windows-ahead"):
+            vectors = _encode_window(encoder, window, budget, count)[:, :width]
             if normalize:
                 vectors = unit_length(vectors, dim=-1)
-            yield (vectors if len(vectors) == len(block) else vectors[block.places]).numpy()
-
-    if not isinstance(sentences, Sized):
-        return quantize(np.concatenate([np.empty((0, width), np.float32), *encoded()]), precision)
-    whole = np.empty((len(sentences), width), np.float32)
-    start = 0
-    for vectors in encoded():
-        whole[start : start + len(vectors)] = vectors
-        start += len(vectors)
-    return quantize(whole, precision)
+            end = done + len(window)
+            if end > len(whole):
+                whole.resize((end, width), refcheck=False)  # where it lies, if the system can
+            whole[done:end] = vectors if len(vectors) == len(window) else vectors[window.places]
+            done = end
+    return quantize(whole[:done], precision)
 
 
 @dataclass(frozen=True)
@@ -96,14 +90,20 @@ class _Window:
         return cls(encoder.tokenize(list(places), max_length), [places[text] for text in texts])
 
 
-def _encode_window(encoder: SentenceEncoder, tokens: list[list[int]], budget: int) -> torch.Tensor:
-    """Vectors of some texts, float32 on the CPU, [N, D]; a GPU hands them over all at once."""
-    device, on_cpu = encoder.device, encoder.device.type == "cpu"
-    vectors = torch.empty(len(tokens), encoder.dimension, device=device)
+def _encode_window(
+    encoder: SentenceEncoder, window: _Window, budget: int, count: Callable[[float], None]
+) -> torch.Tensor:
+    """Vectors of the different texts, float32 on the CPU, [N, D]; a GPU hands them over all at once.
+
+    ``count`` is told how many rows each batch stands for, on average.
+    """
+    device, on_cpu, tokens = encoder.device, encoder.device.type == "cpu", window.tokens
+    vectors = torch.empty(len(tokens), encoder.dimension, dtype=torch.float32, device=device)
     lengths = [len(row) for row in tokens]
     batches = packed_batches if encoder.packs else length_sorted_batches
     fused = fuse(encoder.backbone) if on_cpu and encoder.packs and sum(lengths) >= _FUSED_TOKENS else None
     for rows in batches(lengths, budget):
         ids, mask = (to_device(each, device) for each in pad([tokens[row] for row in rows], encoder.pad_id))
-        vectors[to_device(torch.tensor(rows), device)] = encoder(ids, mask, fused).float()
+        vectors[to_device(torch.tensor(rows, device="cpu"), device)] = encoder(ids, mask, fused).float()
+        count(len(rows) * len(window) / len(tokens))
     return vectors.cpu()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -53,6 +54,8 @@ def computes_first_tokens_alone(backbone: PreTrainedModel) -> bool:
         (states,) = packed_states(backbone, ids, packing, all_layers=False)
         try:
             found = first_states(backbone, ids, packing)
+        except torch.OutOfMemoryError:  # which says nothing of the layers
+            raise
         except (AttributeError, IndexError, RuntimeError, TypeError):  # other modules, or called with something else
             return False
     return found.shape == (len(ids), states.shape[-1]) and same_states(states[0, packing.first], found)

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from types import BuiltinFunctionType, FunctionType
-from typing import Any
+from typing import Any, cast
 from weakref import WeakKeyDictionary
 
 import torch
@@ -25,6 +25,7 @@ from transformers import PreTrainedModel
 from transformers.activations import GELUActivation
 
 from simcse_kit.attention import made_up_batch, packed_states, same_states
+from simcse_kit.backbone import position_ids
 from simcse_kit.batching import CPU_TOKEN_BUDGET
 from simcse_kit.int8 import Int8Linear, Rounded, has_int8_layers
 from simcse_kit.packing import Packing
@@ -41,7 +42,7 @@ class FusedBackbone:
     """A backbone's own embeddings and a copy of its layers, for evaluation; made by ``fuse``."""
 
     def __init__(self, backbone: PreTrainedModel) -> None:
-        self._embeddings: Any = backbone.embeddings
+        self._backbone, self._embeddings = backbone, cast(Any, backbone.embeddings)
         self._project = getattr(backbone, "embeddings_project", nn.Identity())  # ELECTRA's
         layers: Any = backbone.encoder if hasattr(backbone, "encoder") else backbone.transformer
         self._layers = [_Layer(layer, backbone.config.num_attention_heads) for layer in layers.layer]
@@ -75,7 +76,9 @@ class FusedBackbone:
         return self._layers[-1](states, packing, first_only=True).squeeze(0)
 
     def _embed(self, input_ids: Tensor, packing: Packing) -> Tensor:
-        return packing.pack(self._project(self._embeddings(input_ids)))
+        ids, places = (packing.pack(each) for each in (input_ids, position_ids(self._backbone, input_ids)))
+        embedded: Tensor = self._project(self._embeddings(input_ids=ids, position_ids=places))
+        return embedded
 
 
 @torch.inference_mode()

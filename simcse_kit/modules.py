@@ -79,7 +79,10 @@ class Layout:
         max_length: Tokens a text is cut to, special ones included; None: as the tokenizer says.
         lower_case: Whether texts are lower-cased before the tokenizer's own rules.
         transformer: The folder of the backbone and the tokenizer, relative to the model's.
+        prompts: What sentence-transformers puts before a text on demand, by name; not used here, but kept.
+        similarity: What sentence-transformers compares the vectors by; the same.
         weight_files: The files that the dense layers were read from.
+        pooler: The dense layer that was recognised as the checkpoint's own pooler.
     """
 
     pooling: str
@@ -88,7 +91,10 @@ class Layout:
     max_length: int | None = None
     lower_case: bool = False
     transformer: str = ""
+    prompts: dict[str, str] = field(default_factory=dict)
+    similarity: str = "cosine"
     weight_files: list[Path] = field(default_factory=list)
+    pooler: Dense | None = None
 
     def recognise_pooler(self, pooler: nn.Linear) -> None:
         """Name ``cls`` and a dense layer that equals the checkpoint's own pooler what they are: ``cls_pooler``."""
@@ -96,7 +102,7 @@ class Layout:
             own, ours = pooler.state_dict(), self.dense[0].linear.state_dict()
             if own.keys() == ours.keys() and all(torch.equal(ours[key].to(own[key].dtype), own[key]) for key in own):
                 self.pooling = "cls_pooler"
-                self.dense.pop(0)
+                self.pooler = self.dense.pop(0)
 
 
 def read_layout(directory: Path, *, allow_pickle: bool = False) -> Layout | None:
@@ -115,7 +121,7 @@ def read_layout(directory: Path, *, allow_pickle: bool = False) -> Layout | None
     except (KeyError, TypeError, AttributeError, ValueError, RuntimeError, OSError, SafetensorError) as error:
         told = f"{type(error).__name__}: {one_line(error)}"
         raise UserError(f"{directory}: its sentence-transformers modules are malformed ({told})") from error
-    _refuse_default_prompt(directory)
+    _read_conventions(directory, layout)
     return layout
 
 
@@ -144,9 +150,8 @@ def write_layout(directory: Path, layout: Layout, config: PreTrainedConfig, mask
         ],
     )
     write_json(directory / "sentence_bert_config.json", {"max_seq_length": layout.max_length, "do_lower_case": False})
-    # Written too so that no prompt of a model that was here before stays behind.
-    prompts: dict[str, Any] = {"prompts": {}, "default_prompt_name": None}
-    write_json(directory / _CONFIG, {"model_type": "SentenceTransformer", "similarity_fn_name": "cosine", **prompts})
+    conventions = {"prompts": layout.prompts, "default_prompt_name": None, "similarity_fn_name": layout.similarity}
+    write_json(directory / _CONFIG, {"model_type": "SentenceTransformer", **conventions})
 
 
 def _modules_behind(
@@ -299,11 +304,18 @@ def _read_dense(folder: Path, *, allow_pickle: bool) -> tuple[Dense, Path]:
     return dense, (safe or pickled)[0]
 
 
-def _refuse_default_prompt(directory: Path) -> None:
+def _read_conventions(directory: Path, layout: Layout) -> None:
+    """Add to a layout what sentence-transformers is to do with the model beyond its modules.
+
+    Raises:
+        UserError: If every text is to have a prompt.
+    """
     config_file = directory / _CONFIG
     config = read_json(config_file) if config_file.is_file() else {}
+    layout.prompts = config.get("prompts") or {}
+    layout.similarity = config.get("similarity_fn_name") or layout.similarity
     name = config.get("default_prompt_name")
-    if name and (config.get("prompts") or {}).get(name):
+    if name and layout.prompts.get(name):
         raise UserError(f"{config_file}: the model's default prompt {name!r} is not supported; set it to null")
 
 

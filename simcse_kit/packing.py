@@ -10,6 +10,9 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
+# Positions of a batch, were it padded, for each token of its budget.
+_MOST_POSITIONS = 4
+
 
 class Packing:
     """Where the tokens of a padded batch stand when it is packed: the longest rows first.
@@ -86,7 +89,8 @@ def packed_batches(lengths: Sequence[int], token_budget: int) -> Iterator[list[i
 
     Args:
         lengths: Tokens in each row.
-        token_budget: The most tokens in a batch, none of them padding; a longer row stands alone.
+        token_budget: The most tokens in a batch, none of them padding; a longer row stands alone. Where poolings pad
+            the states, a batch has at most four times as many positions.
 
     Yields:
         Row indices of one batch.
@@ -95,7 +99,8 @@ def packed_batches(lengths: Sequence[int], token_budget: int) -> Iterator[list[i
     tokens = 0
     for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
         own = max(1, lengths[row])
-        if batch and tokens + own > token_budget:
+        positions = (len(batch) + 1) * max(1, lengths[batch[0] if batch else row])
+        if batch and (tokens + own > token_budget or positions > _MOST_POSITIONS * token_budget):
             yield batch
             batch, tokens = [], 0
         batch.append(row)

@@ -13,7 +13,13 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from simcse_kit.attention import goes_by_length, packed_states, packs_on, use_packed_attention
+from simcse_kit.attention import (
+    goes_by_length,
+    packed_states,
+    packs_on,
+    use_packed_attention,
+    uses_packed_attention,
+)
 from simcse_kit.first_tokens import computes_first_tokens_alone, first_states
 from simcse_kit.fused import FusedBackbone
 from simcse_kit.packing import Packing
@@ -28,8 +34,11 @@ class Passes:
 
     @property
     def packs(self) -> bool:
-        """Whether batches are computed without their padding: by the devices and families that can."""
-        return packs_on(self._backbone.device) and self._can_pack
+        """Whether batches are computed without their padding: by the devices and families that can.
+
+        A backbone that has been given another attention since then (to look at its probabilities, say) gets padding.
+        """
+        return packs_on(self._backbone.device) and self._can_pack and uses_packed_attention(self._backbone)
 
     def find_out(self) -> None:
         """Find out whether batches can be packed, before it is needed."""
@@ -73,8 +82,11 @@ class Passes:
             states = fused.states(input_ids, packing, all_layers=all_layers)
         else:
             states = packed_states(self._backbone, input_ids, packing, all_layers=all_layers)
+        if pooling.reduce is first_token:
+            return packing.in_order(states[-1][0, packing.first])
         if not goes_by_length(input_ids.device):
-            return pooling([packing.pad(each) for each in states], kept)
+            read = {layer % len(states) for layer in pooling.layers}
+            return pooling([packing.pad(each) if layer in read else each for layer, each in enumerate(states)], kept)
         groups = packing.by_length(packing.pack(kept), *states)
         return packing.in_order(torch.cat([pooling(hidden, part) for part, *hidden in groups]))
 

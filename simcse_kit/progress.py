@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sized
-from typing import TypeVar
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-Block = TypeVar("Block", bound=Sized)
 
 # Seconds over which a pace is taken.
 _LATELY = 2.0
@@ -46,10 +45,15 @@ class Pace:
             self._since, self._tokens = time.perf_counter(), 0
 
 
-def track_rows(blocks: Iterable[Block], total: int | None) -> Iterator[Block]:
-    """Pass blocks of rows through and show how many rows are done, of ``total`` where it is known."""
+@contextmanager
+def counted_rows(total: int | None, *, quiet: bool) -> Iterator[Callable[[float], None]]:
+    """Show how many rows are done, of ``total`` where it is known.
+
+    Yields:
+        What is to be told whenever some are.
+    """
+    if quiet:  # also of single sentences, which take less time than a display
+        yield lambda rows: None
+        return
     with progress_display() as progress:
-        task = progress.add_task("Encoding", total=total, note="")
-        for block in blocks:
-            yield block
-            progress.advance(task, len(block))
+        yield partial(progress.advance, progress.add_task("Encoding", total=total, note=""))

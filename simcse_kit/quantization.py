@@ -28,20 +28,29 @@ def quantize(vectors: NDArray[np.float32], precision: str) -> NDArray[Any]:
         UserError: If there is no such precision, or ``int8`` or ``uint8`` have fewer than two vectors to find the range
             in, or D is no multiple of 8 where bytes are made of eight.
     """
-    if precision not in get_args(Precision):
-        raise UserError(f"precision {precision!r} is unknown; use {', '.join(get_args(Precision))}")
+    count, width = vectors.shape
+    check_precision(precision, width)
     if precision in ("float32", "float16"):
         return vectors.astype(precision, copy=False)
-    count, width = vectors.shape
     if precision in ("int8", "uint8") and count < 2:
         raise UserError(
             f"precision {precision}: the range of each dimension needs two vectors at least, here is {count}"
-        )
-    if precision in ("binary", "ubinary") and width % 8:
-        raise UserError(
-            f"precision {precision}: {width} dimensions do not fill whole bytes; truncate them to {width // 8 * 8}"
         )
     from sentence_transformers.util import quantize_embeddings
 
     quantized = quantize_embeddings(vectors, precision=cast(Any, precision))
     return cast("NDArray[Any]", quantized)
+
+
+def check_precision(precision: str, width: int) -> None:
+    """See that vectors of D dimensions can be stored in a precision, before they are made.
+
+    Raises:
+        UserError: If there is no such precision, or D is no multiple of 8 where bytes are made of eight.
+    """
+    if precision not in get_args(Precision):
+        raise UserError(f"precision {precision!r} is unknown; use {', '.join(get_args(Precision))}")
+    if precision in ("binary", "ubinary") and width % 8:
+        raise UserError(
+            f"precision {precision}: {width} dimensions do not fill whole bytes; truncate them to {width // 8 * 8}"
+        )

@@ -6,6 +6,7 @@ A change is made to the tokenizer itself, so that whoever opens the saved one do
 from __future__ import annotations
 
 import copy
+from threading import Lock
 from typing import NamedTuple
 
 from tokenizers import Tokenizer
@@ -18,6 +19,9 @@ from simcse_kit.errors import UserError, one_line
 from simcse_kit.locate import locate
 from simcse_kit.modules import read_layout
 from simcse_kit.template import split_template
+
+# A tokenizer cuts as it was last told to, so threads that cut at different lengths take turns.
+_ONE_AT_A_TIME = Lock()
 
 
 def open_tokenizer(name: str, *, revision: str | None = None) -> PreTrainedTokenizerBase:
@@ -43,13 +47,14 @@ def tokenize(tokenizer: PreTrainedTokenizerBase, texts: list[str], max_length: i
         return ids
     backend = tokenizer.backend_tokenizer
     cut = {"max_length": max_length, "stride": 0, "strategy": "longest_first", "direction": tokenizer.truncation_side}
-    # Changed only where it has to be, as transformers does: another thread may be using it.
-    if backend.padding is not None:
-        backend.no_padding()
-    if backend.truncation != cut:
-        backend.enable_truncation(**cut)
-    # Where each token stands in its text, which transformers would ask for, takes as long as the tokens.
-    return [encoding.ids for encoding in backend.encode_batch_fast(texts)]
+    with _ONE_AT_A_TIME:
+        # Changed only where it has to be, as transformers does: who uses it otherwise is not asked to wait.
+        if backend.padding is not None:
+            backend.no_padding()
+        if backend.truncation != cut:
+            backend.enable_truncation(**cut)
+        # Where each token stands in its text, which transformers would ask for, takes as long as the tokens.
+        return [encoding.ids for encoding in backend.encode_batch_fast(texts)]
 
 
 def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:

@@ -10,17 +10,18 @@ Legend: N sentences, D width of the vectors, k dimensions that are kept.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from simcse_kit.batching import windows
+from simcse_kit.batching import stated_length, windows
 from simcse_kit.encoder import SentenceEncoder
 from simcse_kit.errors import UserError
 from simcse_kit.modules import Dense
+from simcse_kit.progress import counted_rows
 
 # Sentences encoded at a time; only their vectors are in memory.
 _WINDOW = 16_384
@@ -61,20 +62,18 @@ def whiten(
     width = encoder.dimension
     if dimensions is not None and not 1 <= dimensions <= width:
         raise UserError(f"dimensions {dimensions}: the vectors of {encoder.source} have {width}; ask for 1 to {width}")
-    blocks: Iterable[list[str]] = windows(sentences, _WINDOW)
-    if show_progress:
-        from simcse_kit.progress import track_rows
-
-        blocks = track_rows(blocks, total=len(sentences) if isinstance(sentences, Sized) else None)
+    wanted = dimensions or width
     distinct: set[str] = set()
 
-    def encoded() -> Iterator[NDArray[np.float32]]:
-        for block in blocks:
-            distinct.update(block)
+    def encoded(count: Callable[[float], None]) -> Iterator[NDArray[np.float32]]:
+        for block in windows(sentences, _WINDOW):
+            if len(distinct) <= wanted:
+                distinct.update(block)
             yield encoder.encode(block, normalize=False)
+            count(len(block))
 
-    mean, covariance = mean_and_covariance(encoded(), width)
-    wanted = dimensions or width
+    with counted_rows(total=stated_length(sentences), quiet=not show_progress) as count:
+        mean, covariance = mean_and_covariance(encoded(count), width)
     if len(distinct) <= wanted:
         raise UserError(
             f"{wanted} dimensions take more than {wanted} distinct sentences, and there are {len(distinct)}; "

@@ -39,6 +39,11 @@ def test_windows_pass_an_iterable_on_in_order():
     assert list(windows([], 2)) == []
 
 
+def test_windows_of_long_texts_are_shorter():
+    texts = ["aaa", "b", "cccc", "dddd", "", "e", "f"]
+    assert list(windows(iter(texts), 3, characters=4)) == [["aaa", "b"], ["cccc"], ["dddd"], ["", "e", "f"]]
+
+
 @pytest.mark.parametrize(
     ("item", "said"),
     [

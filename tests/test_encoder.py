@@ -285,3 +285,34 @@ def test_the_tokenizer_is_saved_without_the_cut_of_the_last_call(bert, tmp_path,
     encoder.save_pretrained(tmp_path / "saved")
     saved = Tokenizer.from_file(str(tmp_path / "saved" / "tokenizer.json"))
     assert saved.truncation is None and saved.padding is None
+
+
+def test_prompts_and_similarity_of_the_model_that_was_opened_are_kept(bert, tmp_path):
+    open_encoder(bert).save_pretrained(tmp_path / "first")
+    conventions = {"prompts": {"query": "find: ", "passage": ""}, "similarity_fn_name": "dot"}
+    file = tmp_path / "first" / "config_sentence_transformers.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **conventions}))
+    open_encoder(tmp_path / "first").save_pretrained(tmp_path / "second")
+    peer = SentenceTransformer(str(tmp_path / "second"), device="cpu")
+    assert peer.prompts["query"] == "find: " and peer.similarity_fn_name == "dot"
+    plain = SentenceTransformer(str(tmp_path / "second"), device="cpu").encode(["find: a cat"])
+    assert naive.largest_difference(peer.encode(["a cat"], prompt_name="query"), plain) < 1e-6
+
+
+@pytest.mark.parametrize(("family", "pooling"), [("bert", "cls"), ("bert", "mean"), ("distilbert", "cls")])
+def test_a_kept_head_is_gone_on_with(tiny_checkpoint, tmp_path, sentences, family, pooling):
+    encoder = open_encoder(tiny_checkpoint(family), pooling=pooling)
+    encoder.add_head(keep=True)
+    with torch.no_grad():
+        encoder.head.linear.weight.mul_(10)
+    encoder.save_pretrained(tmp_path)
+    again = open_encoder(tmp_path, pooling=pooling)
+    again.add_head(keep=True)
+    assert torch.equal(again.head.linear.weight, encoder.head.linear.weight)
+    assert naive.largest_difference(again.encode(sentences), encoder.encode(sentences)) < 1e-6
+    again.save_pretrained(tmp_path)
+    assert naive.largest_difference(open_encoder(tmp_path).encode(sentences), encoder.encode(sentences)) < 1e-6
+    # One that only trains begins anew, and so does that of a checkpoint whose pooler is nobody's head.
+    fresh = open_encoder(tmp_path, pooling=pooling)
+    fresh.add_head(keep=False)
+    assert not torch.equal(fresh.head.linear.weight, encoder.head.linear.weight)

@@ -1,8 +1,11 @@
 """``encode``: what it takes and what it gives, whatever windows and batches it works in."""
 
+import threading
+
 import naive
 import numpy as np
 import pytest
+import torch
 from sentence_transformers import SentenceTransformer
 
 from simcse_kit import SentenceEncoder, UserError
@@ -142,3 +145,75 @@ def test_vectors_keep_their_first_dimensions_and_are_stored_as_asked(tiny, sente
             tiny.encode(sentences, truncate_dim=wrong)
     with pytest.raises(UserError, match="precision int8"):
         tiny.encode("one", precision="int8")
+
+
+@pytest.mark.parametrize("stated", [None, 0, 3, 100])
+def test_a_wrong_length_is_taken_for_the_guess_that_it_is(tiny, sentences, stated, monkeypatch):
+    """As of a progress bar around a file, whose length is None or what its user has said."""
+
+    class Told:
+        def __iter__(self):
+            return iter(sentences)
+
+        def __len__(self):
+            return stated
+
+    monkeypatch.setattr(encoding_module, "_WINDOW", 5)
+    for show_progress in (False, True):
+        assert naive.largest_difference(tiny.encode(Told(), show_progress=show_progress), tiny.encode(sentences)) < 1e-6
+
+
+def test_a_precision_that_does_not_fit_is_refused_before_anything_is_encoded(tiny, monkeypatch):
+    monkeypatch.setattr(encoding_module, "_encode_window", None)
+    for options, message in (
+        ({"precision": "int4"}, "unknown"),
+        ({"precision": "binary", "truncate_dim": 12}, "bytes"),
+    ):
+        with pytest.raises(UserError, match=message):
+            tiny.encode(["the cat sleeps"], **options)
+
+
+def test_modes_are_left_as_they_were(tiny_checkpoint):
+    encoder = open_encoder(tiny_checkpoint("bert")).train()
+    encoder.backbone.eval()
+    before = {name: module.training for name, module in encoder.named_modules()}
+    encoder.encode(["the cat sleeps"])
+    assert {name: module.training for name, module in encoder.named_modules()} == before
+    assert encoder.training and not encoder.backbone.training
+
+
+def test_torchs_default_type_and_device_change_nothing(tiny, sentences):
+    expected = tiny.encode(sentences)
+    try:
+        torch.set_default_dtype(torch.float64)
+        with torch.device("meta"):
+            found = tiny.encode(sentences)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert found.dtype == np.float32 and naive.largest_difference(found, expected) < 1e-6
+
+
+def test_threads_that_cut_at_different_lengths_do_not_disturb_each_other(tiny):
+    texts = ["the cat sleeps " * 20] * 40
+    wrong = []
+
+    def tokenize(length):
+        for _ in range(30):
+            wrong.extend(ids for ids in tiny.tokenize(texts, max_length=length) if len(ids) != length)
+
+    threads = [threading.Thread(target=tokenize, args=(length,)) for length in (5, 9, 13)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
+def test_a_backbone_that_is_given_another_attention_pads(tiny_checkpoint, sentences, implementation):
+    encoder = open_encoder(tiny_checkpoint("bert"))
+    expected = encoder.encode(sentences)
+    assert encoder.packs
+    encoder.backbone.set_attn_implementation(implementation)
+    assert not encoder.packs
+    assert naive.largest_difference(encoder.encode(sentences), expected) < 1e-5

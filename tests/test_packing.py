@@ -73,7 +73,8 @@ def test_batches_hold_every_row_once_and_as_many_as_fit(lengths, budget):
     assert sorted(row for batch in batches for row in batch) == list(range(len(lengths)))
     tokens = [[max(1, lengths[row]) for row in batch] for batch in batches]
     assert all(sum(batch) <= budget or len(batch) == 1 for batch in tokens)
-    assert all(sum(batch) + after[0] > budget for batch, after in pairwise(tokens))
+    for batch, after in pairwise(tokens):
+        assert sum(batch) + after[0] > budget or (len(batch) + 1) * batch[0] > 4 * budget
     # Sorted, so that the rows of one length share a batch, or two.
     assert [length for batch in tokens for length in batch] == sorted((max(1, n) for n in lengths), reverse=True)
 
@@ -85,3 +86,14 @@ def test_the_budget_counts_no_padding():
 @pytest.mark.parametrize("lengths", [[], [0]])
 def test_hardly_any_rows(lengths):
     assert list(packed_batches(lengths, 4)) == [[row] for row in range(len(lengths))]
+
+
+@given(st.lists(st.integers(0, 60), max_size=200), st.integers(1, 300))
+def test_padding_a_batch_never_takes_many_times_its_budget(lengths, budget):
+    for batch in packed_batches(lengths, budget):
+        assert len(batch) == 1 or len(batch) * max(lengths[row] for row in batch) <= 4 * budget
+
+
+def test_one_long_row_does_not_stand_beside_a_thousand_short_ones():
+    first, *others = packed_batches([500, *[1] * 1_500], token_budget=1_000)
+    assert len(first) == 8 and sum(map(len, others)) == 1_493
