@@ -20,6 +20,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.masking_utils import sdpa_mask
 
 from simcse_kit.backbone import position_ids, quiet
+from simcse_kit.dropout import dropout as drop
 from simcse_kit.packing import Packing
 
 _NAME = "simcse_kit_packed"
@@ -94,6 +95,8 @@ def attends_jagged(device: torch.device) -> bool:
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices=[] if device.type == "cpu" else [device]))
         stack.enter_context(quiet())  # jagged tensors are announced as new, once
+        # What it saves is no part of a step that counts what is saved, as checkpointing does.
+        stack.enter_context(torch.autograd.graph.saved_tensors_hooks(_as_it_is, _as_it_is))
         for context in (torch.inference_mode(False), torch.enable_grad(), torch.autocast(device.type, enabled=False)):
             stack.enter_context(context)
         packing = Packing(torch.tensor([[1, 1, 1], [1, 0, 0]], device=device))
@@ -107,6 +110,10 @@ def attends_jagged(device: torch.device) -> bool:
         except RuntimeError:
             return False
     return True
+
+
+def _as_it_is(tensor: Tensor) -> Tensor:
+    return tensor
 
 
 def _padded_mask(attention_mask: Tensor | None = None, **kwargs: Any) -> Tensor | None:
@@ -133,6 +140,11 @@ def _attend(
     if mask is None and window is not None and length > window:
         positions = torch.arange(length, device=query.device)
         mask = (positions - positions.unsqueeze(1)).abs() < window
+    if dropout and mask is None and query.device.type == "cpu" and query.shape[2] == key.shape[2]:
+        # There is no kernel for it, and of the steps PyTorch takes instead dropout is the longest.
+        query, key, value = (states.transpose(1, 2) for states in (query, key, value))
+        scores = (query @ key.transpose(-1, -2)) * (scaling or query.shape[-1] ** -0.5)
+        return (drop(scores.softmax(dim=-1), dropout) @ value).transpose(1, 2)
     gathered = nn.functional.scaled_dot_product_attention(
         query.transpose(1, 2),
         key.transpose(1, 2),
@@ -194,21 +206,33 @@ def use_packed_attention(backbone: PreTrainedModel) -> bool:
 
     Returns:
         Whether it is fit; if not, a warning says so.
+
+    Raises:
+        torch.OutOfMemoryError: If memory ends, which says nothing about another time.
     """
-    own = backbone.config._attn_implementation
+    own, fit = backbone.config._attn_implementation, False
     try:
         with quiet(), tried_out(backbone):
             fit = _packed_equals_padded(backbone)
+    except torch.OutOfMemoryError:  # which says nothing of the family
+        raise
     except Exception:  # whatever a family makes of arguments it does not know
         fit = False
+    finally:
+        if not fit:
+            with quiet():
+                backbone.set_attn_implementation(own)
     if not fit:
-        with quiet():
-            backbone.set_attn_implementation(own)
         warnings.warn(
             f"{type(backbone).__name__} computes attention in a way of its own: batches are padded (equal, but slower)",
             stacklevel=2,
         )
     return fit
+
+
+def uses_packed_attention(backbone: PreTrainedModel) -> bool:
+    """Whether a backbone still computes attention as ``use_packed_attention`` has told it to."""
+    return bool(backbone.config._attn_implementation == _NAME)
 
 
 def _packed_equals_padded(backbone: PreTrainedModel) -> bool:

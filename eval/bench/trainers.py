@@ -27,6 +27,7 @@ from simcse_kit.locate import locate
 from simcse_kit.modules import Dense
 from simcse_kit.tokenization import TemplateTokenizer
 from simcse_kit.train.gradients import Gradients
+from simcse_kit.train.heap import kept_memory
 from simcse_kit.train.optim import adamw
 from simcse_kit.train.prepare import prepare
 from simcse_kit.train.recipe import Recipe
@@ -122,14 +123,15 @@ class Ours:
         size, rows = self._prepared.recipe.train.batch_size, len(self._prepared.rows)
         accelerator, losses = self._prepared.accelerator, []
         started = time.perf_counter()
-        for step in range(first, first + steps):
-            chosen = [row % rows for row in range(step * size, (step + 1) * size)]
-            draws = torch.Generator().manual_seed(step)
-            batch = self._prepared.views.collate(self._tokenizer, self._prepared.rows, chosen, draws)
-            losses.append(self._gradients.compute(batch, step + 1).value)
-            accelerator.clip_grad_norm_(self._trained.parameters(), _MAX_GRAD_NORM)
-            self._optimizer.step()
-            self._optimizer.zero_grad()
+        with kept_memory(accelerator.device):
+            for step in range(first, first + steps):
+                chosen = [row % rows for row in range(step * size, (step + 1) * size)]
+                draws = torch.Generator().manual_seed(step)
+                batch = self._prepared.views.collate(self._tokenizer, self._prepared.rows, chosen, draws)
+                losses.append(self._gradients.compute(batch, step + 1).value)
+                accelerator.clip_grad_norm_(self._trained.parameters(), _MAX_GRAD_NORM)
+                self._optimizer.step()
+                self._optimizer.zero_grad()
         return _finished(started, losses)
 
 

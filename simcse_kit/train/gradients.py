@@ -17,6 +17,7 @@ from simcse_kit.errors import UserError
 from simcse_kit.train import distributed
 from simcse_kit.train.pipeline import step_seed
 from simcse_kit.train.prepare import Prepared
+from simcse_kit.train.quick import QuickLayers
 from simcse_kit.train.views import Batch
 
 
@@ -47,6 +48,8 @@ class Gradients:
         """
         recipe = prepared.recipe
         self.chunk_size = chunk_size
+        parts = (prepared.encoder, prepared.second, prepared.masked_lm)
+        self._quick_layers = QuickLayers((part for part in parts if part is not None), prepared.accelerator.device)
         self._prepared, self._model = prepared, model
         # One process alone cannot begin a step again; an adversarial view needs the loss of the whole batch first.
         self._can_split = prepared.accelerator.num_processes == 1 and recipe.adversarial is None
@@ -62,7 +65,8 @@ class Gradients:
         """
         while True:
             try:
-                return self._compute(batch, step)
+                with self._quick_layers.in_use():
+                    return self._compute(batch, step)
             except torch.OutOfMemoryError:
                 rows = len(batch.ids) // len(self._prepared.views.blocks)
                 largest = min(self.chunk_size or rows, rows)

@@ -1,0 +1,117 @@
+"""Quicker operations in a training step: those of the layers themselves, and only while they are in use."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from simcse_kit.train import quick
+from simcse_kit.train.quick import QuickLayers
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """The shapes of the states of every product that was quick, but those of the trial."""
+    assert quick._linear_is_available()
+    seen, product = [], quick._product
+    monkeypatch.setattr(quick, "_product", lambda *of: seen.append(tuple(of[0].shape)) or product(*of))
+    return seen
+
+
+@pytest.mark.parametrize("shape", [(300, 12), (1, 300, 12), (3, 100, 12)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_linear_layers_and_their_gradients_are_the_same(shape, bias, calls):
+    own, states = nn.Linear(12, 20, bias=bias), torch.randn(shape, requires_grad=True)
+    ours, weights = copy.deepcopy(own), torch.randn(*shape[:-1], 20)
+    (own(states) * weights).sum().backward()
+    expected, states.grad = states.grad, None
+    with QuickLayers([ours], CPU).in_use():
+        found = ours(states)
+        (found * weights).sum().backward()
+    assert calls == [shape, (*shape[:-1], 20)]
+    assert (found - own(states)).abs().max() < 1e-5 and (states.grad - expected).abs().max() < 1e-5
+    for one, other in zip(ours.parameters(), own.parameters(), strict=True):
+        assert (one.grad - other.grad).abs().max() < 1e-4
+
+
+def test_what_takes_no_gradient_gets_none(calls):
+    layer, states = nn.Linear(12, 20), torch.randn(300, 12)
+    layer.weight.requires_grad_(False)
+    with QuickLayers([layer], CPU).in_use():
+        layer(states).sum().backward()
+    assert layer.weight.grad is None and torch.allclose(layer.bias.grad, torch.full((20,), 300.0))
+    assert calls == [(300, 12)]
+
+
+@pytest.mark.parametrize("case", ["few rows", "double", "autocast", "adapter", "gpu", "missing", "wrong"])
+def test_everything_else_is_left_to_the_layer(case, calls, monkeypatch):
+    class Adapter(nn.Linear):
+        def forward(self, states):
+            return super().forward(states) + 1
+
+    layer, states = (
+        (Adapter if case == "adapter" else nn.Linear)(12, 20),
+        torch.randn(10 if case == "few rows" else 300, 12),
+    )
+    if case == "double":
+        layer, states = layer.double(), states.double()
+    if case in ("missing", "wrong"):
+        broken = {"missing": RuntimeError("no such operation"), "wrong": None}[case]
+
+        def product(states, weight, bias):
+            if broken:
+                raise broken
+            return states @ weight.t()
+
+        quick._linear_is_available.cache_clear()
+        monkeypatch.setattr(quick, "_product", product)
+    with torch.autocast("cpu", enabled=case == "autocast"):
+        expected = layer(states)
+        with QuickLayers([layer], torch.device("cuda" if case == "gpu" else "cpu")).in_use():
+            found = layer(states)
+    quick._linear_is_available.cache_clear()
+    assert torch.equal(found, expected) and not calls
+
+
+def test_dropout_is_quick_in_training_alone_and_nothing_outlasts_the_context(monkeypatch):
+    seen = []
+    monkeypatch.setattr(quick, "dropout", lambda states, rate: seen.append(rate) or states)
+    model = nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.25))
+    layers = QuickLayers([model, model[1]], CPU)
+    before = [dict(vars(module)) for module in model]
+    with pytest.raises(RuntimeError, match="shapes"), layers.in_use():
+        model(torch.randn(3, 4))
+        model.eval()(torch.randn(3, 4))
+        model(torch.randn(3, 5))
+    assert seen == [0.25]
+    assert [vars(module).keys() for module in model] == [kept.keys() for kept in before]
+
+
+def test_a_step_is_quick_and_its_gradients_are_those_without(recipe, monkeypatch, calls):
+    """Of a whole recipe, its rows repeated until they are enough."""
+    from simcse_kit.tokenization import TemplateTokenizer
+    from simcse_kit.train.gradients import Gradients
+    from simcse_kit.train.prepare import prepare
+    from simcse_kit.train.views import MergedForward
+
+    found = []
+    for modules in (True, False):
+        prepared = prepare(recipe(model__dropout=0.0))
+        model = MergedForward(prepared.recipe, prepared.encoder, prepared.views, prepared.objective)
+        gradients = Gradients(prepared, model, None)
+        if not modules:
+            gradients._quick_layers = QuickLayers([], CPU)
+        calls.clear()
+        rows = [row % 22 for row in range(44)]
+        batch = prepared.views.collate(
+            TemplateTokenizer(prepared.encoder.tokenizer), prepared.rows, rows, torch.Generator()
+        )
+        gradients.compute(batch, 1)
+        assert bool(calls) == modules
+        found.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+    assert found[0].keys() == found[1].keys()
+    for name, gradient in found[0].items():
+        assert (gradient - found[1][name]).abs().max() < 1e-5 * max(1, gradient.abs().max()), name
