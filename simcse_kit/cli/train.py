@@ -31,7 +31,7 @@ def simcse_train(
     check: Annotated[bool, typer.Option("--check", help="Validate everything and say what would run.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in output_dir.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Remove the run that output_dir holds.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress, only where the model lies.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress, only what came of it.")] = False,
 ) -> int:
     """Train a sentence encoder as a recipe says.
 
@@ -62,14 +62,14 @@ def _train_all(runs: list[Recipe], *, resume: bool, overwrite: bool, quiet: bool
     for each in left:
         RunDirectory(each.output_dir).check(each, resume=resume, overwrite=overwrite)
     for each in left:
-        code = _train(each, resume=resume, overwrite=overwrite, quiet=quiet)
-        if code:
+        outcome = _train(each, resume=resume, overwrite=overwrite, quiet=quiet)
+        if outcome.stopped:
             break
     leave()
-    return code
+    return EXIT_INTERRUPTED if outcome.interrupted or each is not last else 0
 
 
-def _train(recipe: Recipe, *, resume: bool, overwrite: bool, quiet: bool) -> int:
+def _train(recipe: Recipe, *, resume: bool, overwrite: bool, quiet: bool) -> Outcome:
     from simcse_kit.train.loop import train
     from simcse_kit.train.prepare import prepare
     from simcse_kit.train.report import open_task, report_on
@@ -89,7 +89,7 @@ def _train(recipe: Recipe, *, resume: bool, overwrite: bool, quiet: bool) -> int
             after = report_on(outcome.encoder, report_task, recipe.report.neighbours)
             _print_report(console, report_task, before, after)
         _print_outcome(console, recipe, outcome)
-    return EXIT_INTERRUPTED if outcome.interrupted else 0
+    return outcome
 
 
 def _print_report(console: Console, task: StsTask, before: Report, after: Report) -> None:

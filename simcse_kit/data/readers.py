@@ -11,7 +11,7 @@ from simcse_kit.data.hub import fetch_file, load_split, split_rows
 from simcse_kit.data.rows import Row, as_label, as_text, sha256_of_rows
 from simcse_kit.data.senteval import senteval_folders
 from simcse_kit.data.sts_texts import STS_TEXTS, sts_texts
-from simcse_kit.errors import UserError
+from simcse_kit.errors import UserError, one_line
 
 Columns = dict[str, list[str]]
 """Texts by column name, in the order asked for; all columns are equally long."""
@@ -96,7 +96,10 @@ def expand(source: Source) -> list[str | Path]:
     if not any(character in str(path) for character in "*?["):
         raise UserError(f"there is no file {path} (looked for in {Path.cwd()})")
     base = Path(path.anchor)
-    matches = sorted(match for match in base.glob(str(path.relative_to(base))) if match.is_file())
+    try:
+        matches = sorted(match for match in base.glob(str(path.relative_to(base))) if match.is_file())
+    except ValueError as error:  # what Python's globs do not know
+        raise UserError(f"{path}: {one_line(error)}; all folders below are **/*.txt") from None
     if not matches:
         raise UserError(f"no file matches {path} (looked for in {Path.cwd()})")
     return list(matches)

@@ -43,9 +43,9 @@ class HeldOut:
         """
         draws = torch.Generator().manual_seed(_SEED)
         size = max(1, _BUDGET // self.rows.length)
-        modes = [(module, module.training) for module in (encoder, masked_lm)]
-        encoder.eval()
-        masked_lm.eval()
+        training = [each for module in (encoder, masked_lm) for each in module.modules() if each.training]
+        for module in training:
+            module.training = False
         loss, right, count = 0.0, 0, 0
         for start in range(0, len(self.rows), size):
             ids, mask = pad(self.rows.token_ids(range(start, min(start + size, len(self.rows)))), encoder.pad_id)
@@ -55,6 +55,6 @@ class HeldOut:
             loss += torch.nn.functional.cross_entropy(logits, tokens.targets, reduction="sum").item()
             right += int((logits.argmax(dim=-1) == tokens.targets).sum())
             count += len(tokens.targets)
-        for module, training in modes:
-            module.train(training)
+        for module in training:
+            module.training = True
         return {"loss": loss / max(1, count), "accuracy": right / max(1, count), "tokens": count}

@@ -21,13 +21,14 @@ from simcse_kit.evaluate.sts import score_sts
 from simcse_kit.progress import Pace, progress_display
 from simcse_kit.train import distributed
 from simcse_kit.train.gradients import Gradients
+from simcse_kit.train.heap import kept_memory
 from simcse_kit.train.interpolation import Interpolation
 from simcse_kit.train.optim import adamw, learning_rate
 from simcse_kit.train.pipeline import batches_ahead
 from simcse_kit.train.prepare import Prepared
 from simcse_kit.train.provenance import run_record
 from simcse_kit.train.recipe import Recipe
-from simcse_kit.train.rundir import Checkpoint, Progress, RunDirectory
+from simcse_kit.train.rundir import Checkpoint, Progress, RunDirectory, check_loss
 from simcse_kit.train.signals import stop_signals
 from simcse_kit.train.views import MergedForward
 
@@ -45,11 +46,13 @@ class Outcome:
         progress: Steps, best evaluation, seconds.
         encoder: The best model (in the main process; in the others, the last one).
         interrupted: Whether it was stopped by a signal; it can be resumed.
+        stopped: Whether there was such a signal, be it that the run was complete by then.
     """
 
     progress: Progress
     encoder: SentenceEncoder
     interrupted: bool
+    stopped: bool
 
 
 def train(  # noqa: C901 - one function that reads top to bottom
@@ -78,7 +81,13 @@ def train(  # noqa: C901 - one function that reads top to bottom
     save = partial(run.save_model, encoder, dtype=settings.save_dtype, shard_mb=settings.shard_mb, token_head=head)
     parts = [encoder, objective, prepared.second, masked_lm]
     trained = nn.ModuleList([part for part in parts if part is not None])
-    optimizer = adamw(trained, lr=settings.lr, weight_decay=settings.weight_decay)
+    optimizer = adamw(
+        trained,
+        lr=settings.lr,
+        weight_decay=settings.weight_decay,
+        epsilon=settings.adam_epsilon,
+        bias_correction=settings.bias_correction,
+    )
     progress, resumed_from = Progress(), None
     interpolation = Interpolation(encoder, settings.trained_share)
     checkpoint = run.load_checkpoint() if resume else None
@@ -98,18 +107,23 @@ def train(  # noqa: C901 - one function that reads top to bottom
     if task is not None and progress.step == 0:
         progress.before = _evaluate(encoder, task, step=0)
     if main:
+        seen = prepared.rows.fingerprints()
+        before = read_fingerprints(Path(encoder.source).expanduser()) if recipe.model.new is None else None
         run.start(recipe, overwrite=overwrite)
-        before = read_fingerprints(Path(encoder.source)) if recipe.model.new is None else None
-        write_fingerprints(run.path, prepared.rows.fingerprints(), before)
-        run.rewind(progress.step)
         run.write_run(record, progress, status="running")
+        write_fingerprints(run.path, seen, before)
+        run.rewind(progress.step)
         if progress.step == 0:
             _measure_held_out(prepared, run, progress, started)
     interrupted, together = False, accelerator.num_processes > 1
     pace, scored = Pace(), ""
     every, save_every = recipe.evaluation.every, settings.save_every or _SAVE_EVERY
 
-    with stop_signals(launched=together) as stopped, progress_display(quiet=quiet or not main) as display:
+    with (
+        kept_memory(device),
+        stop_signals(launched=together) as stopped,
+        progress_display(quiet=quiet or not main) as display,
+    ):
         bar = display.add_task("Training", total=schedule.steps, completed=progress.step, note="")
         for batch in batches_ahead(prepared, progress.step):
             clock = time.perf_counter()
@@ -124,20 +138,19 @@ def train(  # noqa: C901 - one function that reads top to bottom
             optimizer.step()
             optimizer.zero_grad()
 
-            if progress.step % settings.log_every == 0:
-                line = {
-                    "kind": "train",
-                    "step": progress.step,
-                    "epoch": progress.step / schedule.steps_per_epoch,
-                    "loss": loss.value,
-                    "terms": loss.terms,
-                    "lr": lr,
-                    "grad_norm": grad_norm,
-                    "tokens": loss.tokens,
-                    "seconds": time.perf_counter() - clock,
-                }
-                if main:
-                    run.log(line)
+            line = {
+                "kind": "train",
+                "step": progress.step,
+                "epoch": progress.step / schedule.steps_per_epoch,
+                "loss": loss.value,
+                "terms": loss.terms,
+                "lr": lr,
+                "grad_norm": grad_norm,
+                "tokens": loss.tokens,
+                "seconds": time.perf_counter() - clock,
+            }
+            if main and progress.step % settings.log_every == 0:
+                run.log(line)
 
             last = progress.step == schedule.steps
             due = last or (every > 0 and progress.step % every == 0)
@@ -168,9 +181,11 @@ def train(  # noqa: C901 - one function that reads top to bottom
             if last or interrupted:
                 break
 
+        was_stopped = distributed.any_process(bool(stopped), device)
         if main:
             run.flush()
             if progress.best is None:
+                check_loss(line)
                 with interpolation.applied(encoder):
                     save()
             run.write_run(record, progress, status="interrupted" if interrupted else "done")
@@ -180,7 +195,7 @@ def train(  # noqa: C901 - one function that reads top to bottom
     accelerator.wait_for_everyone()
     code = recipe.model.trust_remote_code
     best = SentenceEncoder.from_pretrained(run.path, device=device, trust_remote_code=code) if main else encoder
-    return Outcome(progress, best, interrupted)
+    return Outcome(progress, best, interrupted, was_stopped)
 
 
 def _learning_rate(recipe: Recipe, done: int, steps: int) -> float:

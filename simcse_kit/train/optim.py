@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -11,10 +12,45 @@ from torch import nn
 _NORMS = (nn.LayerNorm, nn.RMSNorm)
 
 
-def adamw(model: nn.Module, *, lr: float, weight_decay: float) -> torch.optim.AdamW:
-    """AdamW with betas 0.9 and 0.999, eps 1e-8, and no decay on biases and norms (the Hugging Face trainer's).
+class UncorrectedAdamW(torch.optim.AdamW):
+    """AdamW whose moments are not corrected for beginning at 0, as in BERT's code (Devlin et al. 2019), and so SBERT's.
+
+    The first steps are longer by it, threefold after a hundred. The correction is a factor of each step, taken out of
+    the learning rate and of eps beforehand, so that the fused kernel serves.
+    """
+
+    def step(self, closure: Callable[[], float] | None = None) -> Any:
+        """Make a step; one that a gradient scaler finds too large to be made is not counted."""
+        found_inf = getattr(self, "found_inf", None)
+        made = found_inf is None or not bool(found_inf)
+        before = [{key: group[key] for key in ("lr", "eps", "weight_decay")} for group in self.param_groups]
+        for group in self.param_groups:
+            count = group.get("steps", 0) + 1
+            first, second = (1 - beta**count for beta in group["betas"])
+            group["lr"] *= first / math.sqrt(second)
+            group["eps"] /= math.sqrt(second)
+            group["weight_decay"] *= math.sqrt(second) / first
+            group["steps"] = count if made else count - 1
+        try:
+            return super().step(closure)
+        finally:
+            for group, own in zip(self.param_groups, before, strict=True):
+                group.update(own)
+
+
+def adamw(
+    model: nn.Module, *, lr: float, weight_decay: float, epsilon: float = 1e-8, bias_correction: bool = True
+) -> torch.optim.AdamW:
+    """AdamW with betas 0.9 and 0.999, and no decay on biases and norms (by default the Hugging Face trainer's).
 
     Parameters that take no gradient, such as an unused pooler, are left out.
+
+    Args:
+        model: What is trained.
+        lr: The learning rate.
+        weight_decay: Of all other parameters, times the learning rate.
+        epsilon: Added to the root of the second moment.
+        bias_correction: Correct the moments for beginning at 0 (Kingma and Ba 2015, algorithm 1).
     """
     spared = {
         id(parameter) for module in model.modules() if isinstance(module, _NORMS) for parameter in module.parameters()
@@ -25,7 +61,8 @@ def adamw(model: nn.Module, *, lr: float, weight_decay: float) -> torch.optim.Ad
         if parameter.requires_grad:
             (plain if id(parameter) in spared or name.endswith("bias") else decayed).append(parameter)
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.999), eps=1e-8, fused=True)
+    kind = torch.optim.AdamW if bias_correction else UncorrectedAdamW
+    return kind(groups, lr=lr, betas=(0.9, 0.999), eps=epsilon, fused=True)
 
 
 def learning_rate(

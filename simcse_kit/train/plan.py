@@ -7,6 +7,7 @@ from functools import partial
 import torch
 
 from simcse_kit.data.senteval import local_senteval_folders
+from simcse_kit.data.sts import senteval_is_here
 from simcse_kit.data.sts_texts import STS_TEXTS
 from simcse_kit.encoder import SentenceEncoder
 from simcse_kit.locate import find_local
@@ -15,7 +16,7 @@ from simcse_kit.train.held_out import HeldOut
 from simcse_kit.train.prepare import open_encoder, open_masked_lm
 from simcse_kit.train.recipe import Recipe
 from simcse_kit.train.report import open_task
-from simcse_kit.train.rows import Rows, check_classes, check_vocabulary, open_rows
+from simcse_kit.train.rows import Rows, check_labels, check_vocabulary, open_rows
 from simcse_kit.train.rundir import RunDirectory
 from simcse_kit.train.sections import EvaluationSection, ModelSection, ReportSection, ViewSection
 from simcse_kit.train.views import Views
@@ -43,7 +44,7 @@ def describe(recipe: Recipe, *, start: ModelSection | None = None) -> list[str]:
         run.check(recipe, resume=False, overwrite=False)
     rows = None if _on_hub(recipe.data.train) else open_rows(recipe)
     if rows is not None:
-        check_classes(rows, recipe.pooled)
+        check_labels(rows, recipe.pooled)
     if all(_can_open(view) for view in recipe.views):
         Views(recipe)
     model = recipe.model.model_copy(update={"name": start.name, "new": start.new} if start else {})
@@ -106,12 +107,16 @@ def _describe_model(recipe: Recipe, encoder: SentenceEncoder | None) -> str:
 
 def _describe_set(section: EvaluationSection | ReportSection, when: str) -> str:
     name = f"{section.task} {section.split} from {section.data}"
-    if section.data is not None and _on_hub(section.data):
+    if section.data is not None and (_on_hub(section.data) or _raw_is_on_hub(section)):
         return f"{name}: would be fetched from the hub; not checked"
     task = open_task(section)
     if task is None:
         return "none: the last model is kept"
     return f"{task.name} {task.split}, {sum(len(subset.scores) for subset in task.subsets):,} pairs, {when}"
+
+
+def _raw_is_on_hub(section: EvaluationSection | ReportSection) -> bool:
+    return section.data == "senteval" and not senteval_is_here(section.text)
 
 
 def _describe_steps(recipe: Recipe, rows: Rows | None) -> str:

@@ -18,7 +18,7 @@ from simcse_kit.train.held_out import HeldOut
 from simcse_kit.train.new_model import new_encoder
 from simcse_kit.train.recipe import Recipe
 from simcse_kit.train.report import open_task
-from simcse_kit.train.rows import Rows, check_classes, check_vocabulary, open_rows
+from simcse_kit.train.rows import Rows, check_labels, check_vocabulary, open_rows
 from simcse_kit.train.views import Views
 from simcse_kit.train.weighted import WeightedObjectives
 
@@ -49,7 +49,7 @@ def prepare(recipe: Recipe) -> Prepared:
         UserError: If any of it is not as it should be.
     """
     rows, held_out = open_rows(recipe), HeldOut.of(recipe)
-    check_classes(rows, recipe.pooled)
+    check_labels(rows, recipe.pooled)
     schedule = Schedule.of(len(rows), recipe.train, shuffle=recipe.data.shuffle, seed=recipe.seed)
     task = open_task(recipe.evaluation)
     views = Views(recipe)

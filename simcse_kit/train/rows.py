@@ -21,12 +21,14 @@ from simcse_kit.data.readers import expand, read_columns
 from simcse_kit.data.sts import load_evaluation
 from simcse_kit.data.tokens import TokenFiles, TokenRecord, TokenStream, read_record, vocabulary_sha256
 from simcse_kit.errors import UserError
-from simcse_kit.objectives.settings import PooledObjectiveSection
+from simcse_kit.objectives.settings import CosineRegressionSettings, PooledObjectiveSection
 from simcse_kit.train.recipe import Recipe
 from simcse_kit.train.sections import DataSection
 
 # Of the first row, what --check shows.
 _SHOWN = 60
+# Far more classes than there are uses for; what is beyond is something else's number.
+_LARGEST_CLASS = 10**6
 
 
 class Rows(Protocol):
@@ -163,7 +165,12 @@ def open_held_out(recipe: Recipe) -> TokenRows | None:
     record = None if directory is None else read_record(directory)
     if directory is None or record is None or not record.held_out.documents:
         return None
-    return TokenRows(directory, record, record.held_out, max_length=recipe.model.max_length)
+    try:
+        return TokenRows(directory, record, record.held_out, max_length=recipe.model.max_length)
+    except UserError as error:
+        raise UserError(
+            f"{error}: these are the documents held out; prepare the text with a larger --held-out, or --held-out 0"
+        ) from None
 
 
 def read_rows(data: DataSection, seed: int) -> TrainingRows:
@@ -208,13 +215,21 @@ def check_vocabulary(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> None
         )
 
 
-def check_classes(rows: Rows, objectives: Sequence[PooledObjectiveSection]) -> None:
-    """See that the rows' classes are among those of the objectives that learn from them.
+def check_labels(rows: Rows, objectives: Sequence[PooledObjectiveSection]) -> None:
+    """See that the rows' classes and gold scores are among those of the objectives that learn from them.
 
     Raises:
-        UserError: Else, with the first row whose class is not.
+        UserError: Else, with the first row whose class or score is not.
     """
     for objective in objectives:
+        if isinstance(objective, CosineRegressionSettings) and rows.labels is not None:
+            beyond = ((rows.labels < 0) | (rows.labels > objective.max_score)).nonzero()
+            if len(beyond):
+                row = int(beyond[0])
+                raise UserError(
+                    f"data.train, row {row + 1}: score {rows.labels[row].item():g} is not between 0 and "
+                    f"{objective.max_score:g}, the max_score of {objective.name}"
+                )
         if objective.num_classes is not None and rows.labels is not None:
             beyond = (rows.labels >= objective.num_classes).nonzero()
             if len(beyond):
@@ -255,8 +270,10 @@ def _with_classes(premises: list[str], hypotheses: list[str], labels: list[str])
 
 def _integers(labels: list[str]) -> list[int]:
     for row, label in enumerate(labels, start=1):
-        if not label.strip().isdecimal():
-            raise UserError(f"row {row}: {label!r} is no class; labelled_pairs needs integers from 0")
+        if not label.strip().isdecimal() or int(label) > _LARGEST_CLASS:
+            raise UserError(
+                f"row {row}: {label!r} is no class; labelled_pairs needs integers from 0 to {_LARGEST_CLASS:,}"
+            )
     return [int(label) for label in labels]
 
 

@@ -18,9 +18,10 @@ from torch import Tensor
 
 from simcse_kit.backbone import each_once
 from simcse_kit.data.overlap import FINGERPRINTS_FILE
+from simcse_kit.data.readers import expand
 from simcse_kit.encoder import SentenceEncoder
 from simcse_kit.errors import UserError
-from simcse_kit.output import replacing
+from simcse_kit.output import check_can_be_made, replacing
 from simcse_kit.train.recipe import Recipe
 
 _RUN, _RECIPE, _METRICS, _CHECKPOINTS = "run.json", "recipe.yaml", "metrics.jsonl", "checkpoints"
@@ -94,10 +95,7 @@ class RunDirectory:
         path = self.path
         if resume and overwrite:
             raise UserError("--resume and --overwrite exclude each other")
-        existing = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
-        if not existing.is_dir() or not os.access(existing, os.W_OK):
-            what = "not writable" if existing.is_dir() else "a file"
-            raise UserError(f"output_dir {path}: cannot be made there, {existing} is {what}")
+        check_can_be_made(path, f"output_dir {path}")
         if not path.is_dir() or not any(path.iterdir()):
             return
         run = self.read_run()
@@ -139,7 +137,8 @@ class RunDirectory:
     def start(self, recipe: Recipe, *, overwrite: bool) -> None:
         """Make the folder and write the resolved recipe; ``overwrite`` removes the run that was there."""
         if overwrite and self.read_run() is not None:
-            shutil.rmtree(self.path)
+            shutil.rmtree(self.path.resolve())  # which may be a link
+            self.path.resolve().mkdir()
         self.path.mkdir(parents=True, exist_ok=True)
         _write(self.path / _RECIPE, yaml.safe_dump(recipe.model_dump(), sort_keys=False, allow_unicode=True))
 
@@ -161,10 +160,8 @@ class RunDirectory:
             with (self.path / _METRICS).open("a", encoding="utf-8") as file:
                 file.writelines(json.dumps(line) + "\n" for line in lines)
         for line in lines:
-            if "lr" in line and line["loss"] is None:
-                raise UserError(
-                    f"step {line['step']}: the loss is no longer a finite number; lower train.lr, {line['lr']:g} there"
-                )
+            if "lr" in line:
+                check_loss(line)
 
     def write_run(self, record: dict[str, Any], progress: Progress, *, status: str) -> None:
         """Write run.json: where the run comes from, how far it is, and ``running``, ``interrupted`` or ``done``."""
@@ -281,9 +278,31 @@ def _check_nothing_read_lies_in(path: Path, recipe: Recipe) -> None:
     }
     for key, names in read.items():
         for name in names:
-            place = Path(name).expanduser()
-            if name and place.exists() and place.resolve().is_relative_to(path.resolve()):
+            if name and any(_lies_in(path, place) for place in _places(name)):
                 raise UserError(f"output_dir {path}: --overwrite would remove {key} {name}; choose another folder")
+
+
+def check_loss(line: dict[str, Any]) -> None:
+    """See that the loss of a step, as a line of metrics.jsonl has it, is a finite number.
+
+    Raises:
+        UserError: If it is not: the training has diverged.
+    """
+    if _plain(line)["loss"] is None:
+        raise UserError(
+            f"step {line['step']}: the loss is no longer a finite number; lower train.lr, {line['lr']:g} there"
+        )
+
+
+def _places(name: str) -> list[Path]:
+    """The file or folder of a name, or the files of a pattern."""
+    place = Path(name).expanduser()
+    pattern = not place.exists() and any(character in name for character in "*?[")
+    return [Path(each) for each in expand(name)] if pattern else [place]
+
+
+def _lies_in(path: Path, place: Path) -> bool:
+    return place.exists() and place.resolve().is_relative_to(path.resolve())
 
 
 def _check_same_recipe(path: Path, recipe: Recipe) -> None:

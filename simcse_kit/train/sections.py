@@ -228,6 +228,8 @@ class TrainSection(Section):
     gained on the data, and less forgotten (WiSE-FT; 0.5 is a good guess). A head, which begins at random, is left out,
     and a stage begins with what the stage before it has saved.
 
+    ``bias_correction: false`` is AdamW as BERT's, SBERT's and ConSERT's code has it, with an ``adam_epsilon`` of 1e-6.
+
     ``chunk_size`` rows of a process are encoded at a time (GradCache), whatever the batch is; null tries the whole
     batch and, out of memory in a single process, ever smaller chunks.
 
@@ -245,6 +247,8 @@ class TrainSection(Section):
     schedule: Literal["linear", "constant", "cosine"] = "linear"
     warmup_ratio: Rate = 0.0
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
+    adam_epsilon: Annotated[float, Field(gt=0.0)] = 1e-8
+    bias_correction: bool = True
     max_grad_norm: Annotated[float, Field(gt=0.0)] | None = 1.0
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     drop_last: bool = False

@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import json
 import resource
 import shutil
@@ -11,6 +12,7 @@ import torch
 import yaml
 
 from simcse_kit.cli.train import main
+from simcse_kit.train import loop
 
 TEXTS = ["A man plays the guitar.", "The cat sleeps.", "Two children are running.", "It didn't rain.", "A red ball."]
 
@@ -239,3 +241,35 @@ def test_no_stage_begins_where_a_later_one_has_no_place(here, capsys):
     assert main(["recipe.yaml", "--quiet", STAGES]) == 2
     assert "the folder is not empty and holds no run" in capsys.readouterr().err
     assert not Path("run-stage1").exists()
+
+
+def test_a_signal_at_the_end_of_a_stage_leaves_the_next_one_to_resume(here, capsys, monkeypatch):
+    train = loop.train
+
+    def stopped(*args, **options):
+        outcome = train(*args, **options)
+        return dataclasses.replace(outcome, stopped=True)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(loop, "train", stopped)
+        assert main(["recipe.yaml", "--quiet", STAGES]) == 130
+    assert Path("run-stage1/run.json").exists() and not Path("run").exists()
+    assert main(["recipe.yaml", "--quiet", "--resume", STAGES]) == 0
+    assert Path("run/run.json").exists()
+
+
+def test_a_run_behind_a_link_is_replaced_there(here, capsys):
+    Path("scratch").mkdir()
+    Path("run").symlink_to("scratch")
+    for options in ([], ["--overwrite"]):
+        assert main(["recipe.yaml", "--quiet", *options]) == 0
+        assert Path("run").is_symlink() and Path("scratch/run.json").exists()
+
+
+def test_overwriting_spares_training_text_that_a_pattern_names(here, capsys):
+    assert main(["recipe.yaml", "--quiet"]) == 0
+    Path("run/texts").mkdir()
+    Path("run/texts/a.txt").write_text("a cat\na dog\n" * 20)
+    assert main(["recipe.yaml", "--quiet", "--overwrite", "data.train=run/texts/*.txt", "data.columns=[text]"]) == 2
+    assert "--overwrite would remove data.train run/texts/*.txt" in capsys.readouterr().err
+    assert Path("run/texts/a.txt").exists()

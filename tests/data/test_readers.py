@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from simcse_kit.data.readers import data_sha256, read_columns
+from simcse_kit.data.readers import data_sha256, expand, read_columns
 from simcse_kit.data.senteval import data_root
 from simcse_kit.errors import UserError
 
@@ -319,3 +319,8 @@ def test_no_local_file_opens_a_connection(no_network, tmp_path):
     for path in sorted(Path(tmp_path).iterdir()):
         assert read_columns(path, ["a"]) == {"a": ["x"]}
     assert len(data_sha256(str(tmp_path / "*"))) == len(WRITERS) + 1
+
+
+def test_a_pattern_that_python_does_not_know_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"all folders below are \*\*/\*\.txt"):
+        expand(str(tmp_path / "**.txt"))

@@ -6,6 +6,7 @@ from simcse_kit.data.nli import tuples_from_pairs
 from simcse_kit.data.sts import load_sts_file
 from simcse_kit.errors import UserError
 from simcse_kit.train.batches import Schedule
+from simcse_kit.train.prepare import prepare
 from simcse_kit.train.rows import read_rows
 from simcse_kit.train.sections import DataSection, TrainSection
 
@@ -123,3 +124,20 @@ def test_documents_give_positives(tmp_path, convert):
     anchors, positives = read_rows(DataSection(train=str(path), convert=convert), seed=0).texts
     assert anchors == ["one", "two", "four"] and positives[1:] == ["three", "five"]
     assert positives[0] in (["two"] if convert == "next_sentence" else ["two", "three"])
+
+
+@pytest.mark.parametrize(("score", "shown"), [("7", "7"), ("-0.5", "-0.5")])
+def test_gold_scores_out_of_the_objectives_range_are_refused(recipe, tmp_path, score, shown):
+    path = tmp_path / "scored.csv"
+    path.write_text(f"sentence1,sentence2,score\na cat,a dog,5\na man,a ball,{score}\n")
+    columns = {"data__train": str(path), "data__columns": ["text"], "data__convert": "scored_pairs"}
+    with pytest.raises(UserError, match=rf"^data.train, row 2: score {shown} is not between 0 and 5, the max_score of"):
+        prepare(recipe(**columns, objectives=[{"name": "cosine_regression"}]))
+    prepare(recipe(**columns, objectives=[{"name": "cosent"}]))
+
+
+def test_a_number_too_large_for_a_class_is_refused(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text(f"a,b,label\nx,y,1\nx,y,{10**20}\n")
+    with pytest.raises(UserError, match="row 2: '1000000000"):
+        read_rows(DataSection(train=str(path), columns=["a", "b", "label"], convert="labelled_pairs"), seed=0)

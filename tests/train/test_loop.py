@@ -1,6 +1,7 @@
 import json
 import signal
 import threading
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -354,3 +355,56 @@ def test_a_random_bert_learns_the_scenes(run, lines, tmp_path):
     assert progress.best["spearman"] > progress.before["spearman"] + 12
     losses = [line["loss"] for line in lines(recipe)]
     assert sum(losses[-5:]) < 0.7 * sum(losses[:5])
+
+
+def test_a_run_that_diverges_between_two_lines_leaves_no_model(recipe, run):
+    content = recipe(train__lr=1e30, train__log_every=100, evaluation__data=None)
+    with pytest.raises(UserError, match=r"step 6: the loss is no longer a finite number"):
+        run(content)
+    assert not (RunDirectory(content.output_dir).path / "model.safetensors").exists()
+
+
+def test_a_signal_during_the_last_step_is_told_though_the_run_is_complete(recipe, run, monkeypatch):
+    received = []
+
+    @contextmanager
+    def signals(*, launched):
+        yield received
+
+    monkeypatch.setattr("simcse_kit.train.loop.stop_signals", signals)
+    monkeypatch.setattr(
+        "simcse_kit.train.loop._evaluate",
+        lambda encoder, task, step: (
+            (step == 6 and received.append(2)) or {"step": step, "task": "t", "split": "dev", "spearman": 1.0}
+        ),
+    )
+    outcome = run(recipe())
+    assert (outcome.interrupted, outcome.stopped, outcome.progress.step) == (False, True, 6)
+
+
+def test_what_cannot_be_fingerprinted_leaves_no_folder(recipe, run, monkeypatch):
+    def fail(rows):
+        raise UserError("prepare the text again")
+
+    monkeypatch.setattr("simcse_kit.train.rows.TrainingRows.fingerprints", fail)
+    content = recipe()
+    with pytest.raises(UserError, match="prepare the text again"):
+        run(content)
+    assert not RunDirectory(content.output_dir).path.exists()
+
+
+def test_a_kept_head_goes_on_in_the_next_run(recipe, run, tmp_path):
+    first = recipe(model__pooling="cls", model__head="mlp", model__keep_head=True, evaluation__data=None)
+    run(first)
+    second = {"model__name": first.output_dir, "output_dir": str(tmp_path / "second"), "train__lr": 0.0}
+    run(recipe(model__pooling="cls", model__head="mlp", model__keep_head=True, evaluation__data=None, **second))
+    assert same(weights(first.output_dir), weights(tmp_path / "second"))
+
+
+def test_the_recipes_optimiser_is_the_one_that_trains(recipe, monkeypatch):
+    made = []
+    monkeypatch.setattr("simcse_kit.train.loop.adamw", lambda *args, **options: made.append(options) or 1 / 0)
+    content = recipe(train__adam_epsilon=1e-6, train__bias_correction=False, train__weight_decay=0.1)
+    with pytest.raises(ZeroDivisionError):
+        train(prepare(content), RunDirectory(content.output_dir), quiet=True)
+    assert made == [{"lr": 1e-3, "weight_decay": 0.1, "epsilon": 1e-6, "bias_correction": False}]

@@ -73,3 +73,45 @@ def test_one_step_is_adam_s_with_decoupled_decay():
     # After one step the two moments cancel to the sign of the gradient.
     assert layer.weight.item() == pytest.approx(2.0 * (1 - 0.01 * 0.5) - 0.01)
     assert layer.bias.item() == pytest.approx(2.0 - 0.01)
+
+
+@pytest.mark.parametrize("rates", [[0.01] * 6, [0.0, 0.005, 0.01, 0.02, 0.01, 0.0]])
+def test_without_bias_correction_the_moments_are_taken_as_they_are(rates):
+    """Against the loop of BERT's optimiser, the decay as PyTorch orders it; the state stored and read on the way."""
+    torch.manual_seed(0)
+    layer, targets = torch.nn.Linear(5, 3), torch.randn(6, 3)
+    optimizer = adamw(layer, lr=1.0, weight_decay=0.1, epsilon=1e-6, bias_correction=False)
+    expected = {name: p.detach().double().clone() for name, p in layer.named_parameters()}
+    moments = {name: [torch.zeros_like(value), torch.zeros_like(value)] for name, value in expected.items()}
+    for step, rate in enumerate(rates):
+        if step == 3:
+            state, optimizer = optimizer.state_dict(), adamw(layer, lr=1.0, weight_decay=0.1, bias_correction=False)
+            optimizer.load_state_dict(state)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        layer.zero_grad()
+        (layer(torch.ones(6, 5)) - targets).square().sum().backward()
+        for name, parameter in layer.named_parameters():
+            gradient, (first, second) = parameter.grad.double(), moments[name]
+            first.mul_(0.9).add_(gradient, alpha=0.1)
+            second.mul_(0.999).add_(gradient.square(), alpha=0.001)
+            expected[name] *= 1 - rate * (0.1 if name == "weight" else 0.0)
+            expected[name] -= rate * first / (second.sqrt() + 1e-6)
+        optimizer.step()
+        assert [(group["lr"], group["eps"]) for group in optimizer.param_groups] == [(rate, 1e-6)] * 2
+        for name, parameter in layer.named_parameters():
+            assert (parameter - expected[name]).abs().max() < 2e-6, (step, name)
+
+
+def test_a_step_that_is_not_made_is_not_counted():
+    layers = [torch.nn.Linear(2, 2) for _ in range(2)]
+    layers[1].load_state_dict(layers[0].state_dict())
+    for layer, steps in zip(layers, ([1.0, 0.0, 0.0], [0.0, 0.0]), strict=True):
+        optimizer = adamw(layer, lr=0.01, weight_decay=0.0, bias_correction=False)
+        for skipped in steps:
+            # What a gradient scaler tells the fused kernel of gradients that are not finite.
+            optimizer.grad_scale, optimizer.found_inf = torch.tensor(1.0), torch.tensor(skipped)
+            layer.zero_grad()
+            layer(torch.ones(1, 2)).sum().backward()
+            optimizer.step()
+    assert torch.equal(layers[0].weight, layers[1].weight)
