@@ -63,13 +63,13 @@ def train(
         from sentence_transformers import CrossEncoder
 
         cross_encoder = CrossEncoder(str(directory), num_labels=1, local_files_only=True)
-    with tempfile.TemporaryDirectory(dir=output.absolute().parent, prefix=".cross-encoder-") as checkpoints:
-        trainer = _trainer(
-            cross_encoder, train_task, dev_task, checkpoints, epochs=epochs, batch_size=batch_size, lr=lr, seed=seed
-        )
-        trainer.train()
-    best = {"task": "STSB", "split": "dev", "spearman": 100 * trainer.state.best_metric}
     with new_directory(output) as temporary:
+        with tempfile.TemporaryDirectory(dir=temporary.parent, prefix=".cross-encoder-") as checkpoints:
+            trainer = _trainer(
+                cross_encoder, train_task, dev_task, checkpoints, epochs=epochs, batch_size=batch_size, lr=lr, seed=seed
+            )
+            trainer.train()
+        best = {"task": "STSB", "split": "dev", "spearman": 100 * trainer.state.best_metric}
         cross_encoder.save_pretrained(str(temporary), create_model_card=False)
         write_record(temporary, train_task, best | {"step": trainer.state.best_global_step}, seed=seed)
     print(f"{output}: STS-B dev {best['spearman']:.2f} (Spearman x100), the best of {epochs} epochs")

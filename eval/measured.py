@@ -15,6 +15,9 @@ from simcse_kit.evaluate.results import AVERAGES, ModelEntry, OverlapEntry, Resu
 AVERAGE = "Avg"
 """The name under which an average stands among the figures."""
 
+GEOMETRY = ("alignment", "uniformity", "anisotropy", "effective_rank")
+"""What is shown of the geometry of a system's vectors; of several seeds the means."""
+
 
 class Protocol(NamedTuple):
     """How figures were measured; two of different protocol are not comparable."""
@@ -81,7 +84,7 @@ def read_systems(path: Path) -> list[System]:
             file=path,
             models=[models[model] for model in group],
             sheets=_sheets(content, group),
-            geometry=[entry for entry in content.get("geometry", []) if entry["model"] == group[0]],
+            geometry=_mean_geometry(content.get("geometry", []), group),
         )
         for group in groups
     ]
@@ -99,6 +102,23 @@ def read_system(path: Path) -> System:
             f"{path}: holds {len(systems)} models; a published row is compared with one, or with --as-seeds"
         )
     return systems[0]
+
+
+def _mean_geometry(entries: Sequence[Mapping[str, Any]], models: Sequence[str]) -> list[dict[str, Any]]:
+    """Entries of each text, their figures averaged over models; undefined if one of them is."""
+    texts: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
+    for entry in entries:
+        if entry["model"] in models:
+            texts.setdefault((entry["task"], entry["split"], entry["text"]), []).append(entry)
+    return [
+        {**dict(zip(("task", "split", "text"), text, strict=True)), **{key: _mean(key, own) for key in GEOMETRY}}
+        for text, own in texts.items()
+    ]
+
+
+def _mean(key: str, entries: Sequence[Mapping[str, Any]]) -> float | None:
+    values = [entry[key] for entry in entries]
+    return None if None in values else fmean(values)
 
 
 def _sheets(content: ResultFile, models: Sequence[str]) -> list[Sheet]:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from eval.ablations.options import parse_seeds
 from eval.peer_runs import scored_columns, write_record
 from simcse_kit.cli.common import command_app, run
 
@@ -46,7 +47,7 @@ def train(
     from simcse_kit.train.recipe_file import load_recipe
 
     train_task, dev_task = (load_sts_task("STSB", [data], split=split, text="raw") for split in ("train", "dev"))
-    for seed in (int(seed) for seed in seeds.split(",")):
+    for seed in parse_seeds(seeds):
         files = {
             "data.train": data / "raw/STSBenchmark/sts-train.csv",
             "evaluation.data": data / "raw/STSBenchmark/sts-dev.csv",

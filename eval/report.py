@@ -6,6 +6,7 @@ beside that row, if it was measured by the row's protocol; all others are tables
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -16,8 +17,9 @@ from eval.bench.table import readme_tables
 from eval.findings.claims import UNTRAINED, read_findings
 from eval.findings.table import findings_section
 from eval.markdown import DASH, TITLES, joined, markdown_table
-from eval.measured import AVERAGE, Figure, Protocol, Sheet, System, read_system, read_systems
+from eval.measured import AVERAGE, GEOMETRY, Figure, Protocol, Sheet, System, read_system, read_systems
 from eval.published import Published, PublishedProtocol, Row, Table, comparable_sheet, read_published
+from simcse_kit.cli.common import command_app, run
 from simcse_kit.data.sts import STS_TASKS
 from simcse_kit.data.transfer import TRANSFER_TASKS
 from simcse_kit.evaluate.results import ModelEntry
@@ -29,9 +31,10 @@ END = "<!-- end of results -->"
 BEGIN_SPEED = "<!-- speed: written by `python -m eval.report` from eval/results/bench/*.json -->"
 END_SPEED = "<!-- end of speed -->"
 
+app = command_app()
+
 _ORDER = (*STS_TASKS, *TRANSFER_TASKS, "MRPC F1", AVERAGE)
 _PAPERS = Protocol("spearman", "all", "disk", "test", None)
-_GEOMETRY = ("alignment", "uniformity", "anisotropy", "effective_rank")
 
 _HEADER = """# Results
 
@@ -152,7 +155,7 @@ def _geometry_section(systems: Sequence[System]) -> Iterator[str]:
         [
             system.name,
             f"{TITLES.get(entry['task'], entry['task'])} {entry['split']}, {entry['text']}",
-            *(DASH if entry[key] is None else f"{entry[key]:.2f}" for key in _GEOMETRY),
+            *(DASH if entry[key] is None else f"{entry[key]:.2f}" for key in GEOMETRY),
         ]
         for system in systems
         for entry in system.geometry
@@ -164,7 +167,7 @@ def _geometry_section(systems: Sequence[System]) -> Iterator[str]:
             "the mean of exp(-2 d²) over two sentences, lower being better for both; anisotropy: mean cosine of two "
             "sentences; effective rank: number of dimensions over which the sentences spread."
         )
-        yield markdown_table(["model", "text", *(key.replace("_", " ") for key in _GEOMETRY)], rows, text_columns=2)
+        yield markdown_table(["model", "text", *(key.replace("_", " ") for key in GEOMETRY)], rows, text_columns=2)
 
 
 def _ablation_sections(files: Sequence[Path], published: Published) -> Iterator[str]:
@@ -293,7 +296,13 @@ def _training(models: Sequence[ModelEntry]) -> str:
     return seeds + (", **chosen on a test split**" if any(entry["selected_on_test"] for entry in trained) else "")
 
 
-if __name__ == "__main__":
+@app.command()
+def report() -> None:
+    """Write RESULTS.md and the tables of the README."""
     (ROOT / "eval" / "RESULTS.md").write_text(results_document(read_published(), FOLDERS), encoding="utf-8")
     readme = ROOT / "README.md"
     readme.write_text(readme_with_results(readme.read_text(encoding="utf-8"), FOLDERS[0]), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(run(app))

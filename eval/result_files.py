@@ -19,6 +19,11 @@ def write_json(path: Path, result: BaseModel) -> None:
         temporary.write_text(result.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
+def public_name(model: str) -> str:
+    """A model as result files name it: of a directory the last part of its path, which says nothing of the machine."""
+    return Path(model).resolve().name if Path(model).is_dir() else model
+
+
 def read_json(path: Path, kind: TypeAdapter[Result], program: str) -> Result:
     """Read a result file of a program.
 

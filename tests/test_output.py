@@ -1,7 +1,7 @@
 import pytest
 
 from simcse_kit.errors import UserError
-from simcse_kit.output import check_output, replacing
+from simcse_kit.output import check_new_directory, check_output, new_directory, replacing
 
 
 @pytest.mark.parametrize("old", [None, "old"])
@@ -35,3 +35,33 @@ def test_a_place_that_takes_no_file_is_refused(tmp_path):
     with pytest.raises(UserError, match="does not exist"):
         (tmp_path / "file").touch()
         check_output(tmp_path / "file" / "out.txt")
+
+
+def test_a_new_directory_is_made_with_the_folders_above_it(tmp_path):
+    path = tmp_path / "runs" / "first" / "tokens"
+    check_new_directory(path)
+    assert not (tmp_path / "runs").exists()
+    with new_directory(path) as temporary:
+        temporary.mkdir()
+        (temporary / "file").touch()
+    assert [item.name for item in path.iterdir()] == ["file"]
+    with pytest.raises(UserError, match="is there already"):
+        check_new_directory(path)
+    with pytest.raises(UserError, match="file is a file"):
+        check_new_directory(path / "file" / "below")
+
+
+def test_an_empty_directory_is_replaced_be_it_behind_a_link(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    check_new_directory(tmp_path / "link")
+    with new_directory(tmp_path / "link") as temporary:
+        temporary.mkdir()
+        (temporary / "file").touch()
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "real" / "file").is_file()
+
+
+def test_a_mount_point_is_refused_before_the_work(tmp_path, monkeypatch):
+    monkeypatch.setattr(type(tmp_path), "is_mount", lambda path: path == tmp_path)
+    with pytest.raises(UserError, match="mount point"):
+        check_new_directory(tmp_path)

@@ -11,7 +11,7 @@ from eval.ablations.grid import Common, DataKind, Grid, GridRow, recipe_of
 from eval.ablations.results import GridResult, RowResult, Run, Scores, spread
 from eval.ablations.runs import Sets, measure_run, measure_untrained, similarities_on_test, train_run, unavailable
 from eval.ablations.statistics import Difference, Sample, differences
-from eval.result_files import write_json
+from eval.result_files import public_name, write_json
 from simcse_kit.data.readers import data_sha256
 from simcse_kit.errors import UserError
 from simcse_kit.evaluate.results import RECORDED_PACKAGES, package_versions
@@ -149,7 +149,7 @@ class Study:
             grid=self.name,
             title=self.grid.title,
             about=self.grid.about,
-            model=Path(self.common.model).name if Path(self.common.model).is_dir() else self.common.model,
+            model=public_name(self.common.model),
             pooling=self.grid.pooling,
             data=self.hashes,
             sts_text=self.common.sts_text,

@@ -23,6 +23,7 @@ from eval.bench.choice import named_systems
 from eval.bench.machine import usable_cores
 from simcse_kit.cli.common import DeviceOption, MaxLengthOption, command_app, run
 from simcse_kit.errors import UserError
+from simcse_kit.output import check_output
 
 if TYPE_CHECKING:
     from eval.bench.results import Result
@@ -81,6 +82,7 @@ def encode(
         seed=seed,
         memory=memory,
     )
+    check_output(output)
     _finish(bench_encode(model, texts, senteval, settings), output)
 
 
@@ -120,6 +122,7 @@ def train(
         dropout=dropout,
         threads=threads or usable_cores(),
     )
+    check_output(output)
     earlier = read_result(output) if resume and output.exists() else None
     if not isinstance(earlier, TrainResult | None):
         raise UserError(f"{output}: not a result of train")
@@ -149,6 +152,7 @@ def memory(
     settings = MemorySettings(
         steps=steps, max_length=max_length, precision=precision, threads=threads or usable_cores()
     )
+    check_output(output)
     chunks = [size or None for size in _numbers("--chunk-sizes", chunk_sizes)]
     _finish(bench_memory(model, triplets, _numbers("--batch-sizes", batch_sizes), chunks, settings), output)
 
@@ -160,6 +164,7 @@ def imports(
     """Call every command with --help: seconds, and whether torch is imported."""
     from eval.bench.imports import bench_imports
 
+    check_output(output)
     _finish(bench_imports(calls), output)
 
 

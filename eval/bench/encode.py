@@ -12,11 +12,12 @@ import torch
 from eval.bench.choice import runnable
 from eval.bench.encoders import ENCODERS, Model, System, computed_tokens
 from eval.bench.flops import ceiling_share, encoder_flops, matrix_ceiling
-from eval.bench.machine import describe_machine, public_name
+from eval.bench.machine import describe_machine
 from eval.bench.process import in_fresh_process, peak_bytes
 from eval.bench.results import EncodedBy, EncodedSet, EncodeResult, EncodeSettings
 from eval.bench.texts import TextSet, open_text_set
 from eval.bench.timing import paired_ratio, time_rounds
+from eval.result_files import public_name
 from simcse_kit.backbone import parse_device
 from simcse_kit.data.sts import load_sts_task
 from simcse_kit.encoder import SentenceEncoder

@@ -40,11 +40,6 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def public_name(model: str) -> str:
-    """A model as result files name it: of a directory the last part of its path, which says nothing of the machine."""
-    return Path(model).resolve().name if Path(model).is_dir() else model
-
-
 def _gpu_name(device: torch.device) -> str:
     import torch
 

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
-from eval.bench.machine import describe_machine, public_name
+from eval.bench.machine import describe_machine
 from eval.bench.process import in_fresh_process, peak_bytes
 from eval.bench.results import MemoryResult, MemorySettings, TrainingMemory
+from eval.result_files import public_name
 from simcse_kit.data.files import iter_rows
 
 _COLUMNS = ("sent0", "sent1", "hard_neg")
@@ -18,7 +19,7 @@ _COLUMNS = ("sent0", "sent1", "hard_neg")
 def bench_memory(
     model: str, triplets: Path, batch_sizes: Sequence[int], chunk_sizes: Sequence[int | None], settings: MemorySettings
 ) -> MemoryResult:
-    """Measure training at each batch size with each chunk size that is smaller.
+    """Measure training at each batch size with each chunk size; a chunk that is no smaller is the whole batch.
 
     Args:
         model: A name or path; trained with pooling mean and no head.
@@ -39,8 +40,7 @@ def bench_memory(
         runs=[
             _measured(model, triplets, batch, chunk, settings)
             for batch in batch_sizes
-            for chunk in chunk_sizes
-            if chunk is None or chunk < batch
+            for chunk in dict.fromkeys(None if chunk is None or chunk >= batch else chunk for chunk in chunk_sizes)
         ],
     )
 

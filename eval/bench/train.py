@@ -12,11 +12,12 @@ import torch
 
 from eval.bench.choice import runnable
 from eval.bench.flops import ceiling_share, encoder_flops, matrix_ceiling
-from eval.bench.machine import describe_machine, public_name
+from eval.bench.machine import describe_machine
 from eval.bench.results import TrainedBy, TrainResult, TrainSettings
 from eval.bench.texts import lines_of
 from eval.bench.timing import paired_ratio, rotated
 from eval.bench.trainers import TRAINERS, Work
+from eval.result_files import public_name
 from simcse_kit.backbone import parse_device
 from simcse_kit.encoder import SentenceEncoder
 from simcse_kit.errors import UserError
@@ -97,7 +98,8 @@ def bench_train(
         )
 
     done = [] if earlier is None else earlier.settings.seeds
-    if earlier is not None and (earlier != result(done) or not set(done) <= set(settings.seeds)):
+    same_systems = earlier is None or list(earlier.systems) == names
+    if earlier is not None and not (same_systems and earlier == result(done) and set(done) <= set(settings.seeds)):
         raise UserError("--resume: the file is of other systems, settings or texts, or of another machine")
     for seed in settings.seeds:
         if seed not in done:

@@ -22,7 +22,7 @@ from eval.ablations.results import Scores
 from eval.ablations.runs import Sets, measure_system
 from eval.ablations.statistics import LEVEL
 from eval.findings.claims import FigureName, UntrainedEncoder
-from eval.result_files import read_json, write_json
+from eval.result_files import public_name, read_json, write_json
 from simcse_kit.data.readers import data_sha256, read_columns
 from simcse_kit.data.sts import StsTask
 from simcse_kit.encoder import SentenceEncoder
@@ -135,7 +135,7 @@ def measure_encoders(
         {name: _measured(common.model, encoder, sentences, sets) for name, encoder in encoders.items()}, encoders, sets
     )
     result = UntrainedResult(
-        model=Path(common.model).name if Path(common.model).is_dir() else common.model,
+        model=public_name(common.model),
         weights_sha256=weights,
         whitened_on=hashes,
         pairs=len(columns[premises]),

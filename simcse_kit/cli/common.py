@@ -43,6 +43,12 @@ DtypeOption = Annotated[
     str | None,
     typer.Option(help="The type of the weights: float32 (default), bfloat16, float16; on a CPU int8.", metavar="NAME"),
 ]
+AllowPickleOption = Annotated[
+    bool,
+    typer.Option(
+        "--allow-pickle", help="Open pickled weights where there are no safetensors; a stranger's can run any code."
+    ),
+]
 
 EXIT_FAILURE = 1
 EXIT_USER_ERROR = 2
@@ -93,7 +99,13 @@ def run(app: typer.Typer, args: Sequence[str] | None = None) -> int:
 
 
 def open_encoder(
-    model: str, *, pooling: str | None, max_length: int | None, device: str | None, dtype: str | None
+    model: str,
+    *,
+    pooling: str | None,
+    max_length: int | None,
+    device: str | None,
+    dtype: str | None,
+    allow_pickle: bool,
 ) -> SentenceEncoder:
     """Open a model as `SentenceEncoder.from_pretrained` does, and say so while that takes its seconds.
 
@@ -104,7 +116,7 @@ def open_encoder(
         from simcse_kit.encoder import SentenceEncoder
 
         return SentenceEncoder.from_pretrained(
-            model, pooling=pooling, max_length=max_length, device=device, dtype=dtype
+            model, pooling=pooling, max_length=max_length, device=device, dtype=dtype, allow_pickle=allow_pickle
         )
 
 

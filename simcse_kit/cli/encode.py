@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from simcse_kit.cli.common import (
+    AllowPickleOption,
     ColumnOption,
     DeviceOption,
     DtypeOption,
@@ -70,6 +71,7 @@ def encode(
     ] = "float32",
     device: DeviceOption = None,
     dtype: DtypeOption = None,
+    allow_pickle: AllowPickleOption = False,
 ) -> None:
     """Encode the texts of a file into vectors."""
     from simcse_kit.output import check_output, replacing
@@ -79,7 +81,9 @@ def encode(
     if output.exists() and source.exists() and output.samefile(source):
         raise UserError(f"{output}: is the input itself; name another file")
     texts = read_texts(source, column)
-    encoder = open_encoder(model, pooling=pooling, max_length=max_length, device=device, dtype=dtype)
+    encoder = open_encoder(
+        model, pooling=pooling, max_length=max_length, device=device, dtype=dtype, allow_pickle=allow_pickle
+    )
     start = time.perf_counter()
     vectors = encoder.encode(
         texts, normalize=normalize, show_progress=sys.stderr.isatty(), truncate_dim=truncate_dim, precision=precision

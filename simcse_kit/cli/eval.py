@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from simcse_kit.cli.common import (
+    AllowPickleOption,
     DeviceOption,
     DtypeOption,
     MaxLengthOption,
@@ -24,6 +26,7 @@ from simcse_kit.errors import UserError
 if TYPE_CHECKING:
     from simcse_kit.data.sts import StsTask
     from simcse_kit.data.transfer import TransferTask
+    from simcse_kit.evaluate.systems import System
 
 _TASKS_WITH_DEV = ("STSB", "SICKR")
 _TASKS_WITH_RAW = ("STSB",)
@@ -88,15 +91,16 @@ def evaluate(
     max_length: MaxLengthOption = None,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
+    allow_pickle: AllowPickleOption = False,
     json: Annotated[
         Path | None, typer.Option(help="Write the result file here, replacing one that is there.", metavar="FILE")
     ] = None,
 ) -> None:
     """Measure sentence encoders on semantic textual similarity and transfer tasks, by the protocol of the papers."""
-    from simcse_kit.evaluate.compare import check_seed_count
-    from simcse_kit.evaluate.measure import Plan, describe, measure, result_file
+    from simcse_kit.evaluate.compare import check_one_system, check_seed_count
+    from simcse_kit.evaluate.measure import Plan, check_fits, describe, measure, result_file
     from simcse_kit.evaluate.results import write_results
-    from simcse_kit.evaluate.systems import locate_system, open_system
+    from simcse_kit.evaluate.systems import check_system, open_system
     from simcse_kit.evaluate.table import results_table
     from simcse_kit.evaluate.word_vectors import vocabulary_of
     from simcse_kit.output import check_output
@@ -108,14 +112,27 @@ def evaluate(
     sts, transfer = _load_tasks(tasks, data or [], split, text)
     plan = Plan(sts, transfer, metric, aggregation, classifier, split)
     for model in models:
-        locate_system(model)
+        check_system(model, pooling=pooling, max_length=max_length, dtype=dtype, allow_pickle=allow_pickle)
+        check_fits(model, plan)
     words, showing = vocabulary_of(plan.sentences), sys.stderr.isatty()
+
+    def opened(model: str) -> System:
+        with opening(model, device):
+            return open_system(
+                model,
+                pooling=pooling,
+                max_length=max_length,
+                device=device,
+                dtype=dtype,
+                vocabulary=words,
+                allow_pickle=allow_pickle,
+            )
+
+    if as_seeds:
+        check_one_system([describe(f"m{i}", opened(model)) for i, model in enumerate(models)])
     measurements = []
     for i, model in enumerate(models):
-        with opening(model, device):
-            system = open_system(
-                model, pooling=pooling, max_length=max_length, device=device, dtype=dtype, vocabulary=words
-            )
+        system = opened(model)
         measurements.append(measure(describe(f"m{i}", system), system, plan, show_progress=showing))
     results = result_file(measurements, plan, as_seeds=as_seeds)
     if json is not None:
@@ -133,7 +150,7 @@ def _load_tasks(
 ) -> tuple[list[StsTask], list[TransferTask]]:
     """Load the tasks asked for, and each set of pairs in `data` as a task of its own."""
     from simcse_kit.data.senteval import senteval_folders
-    from simcse_kit.data.sts import STS_TASKS, load_evaluation, load_sts_task
+    from simcse_kit.data.sts import STS_TASKS, load_evaluation, load_senteval_task, load_sts_task
     from simcse_kit.data.transfer import TRANSFER_TASKS, load_transfer_task
 
     folders, sets = [], []
@@ -154,14 +171,15 @@ def _load_tasks(
         raise UserError("--split dev: only STSB and SICKR have a dev split; ask for --tasks STSB,SICKR")
     if text == "raw" and {*sts, *transfer} != {*_TASKS_WITH_RAW}:
         raise UserError("--text raw: only STSB is there in raw text; ask for --tasks STSB")
-    if (sts or transfer) and not folders:
-        folders = senteval_folders()
-    loaded = [load_sts_task(name, folders, split=split, text=text) for name in sts]
+    load = partial(load_sts_task, data=folders) if folders else load_senteval_task
+    loaded = [load(name, split=split, text=text) for name in sts]
     loaded += [load_evaluation(source, task=_name_of(source), split=split) for source in sets]
     names = [task.name for task in loaded]
     for name in names:
         if names.count(name) > 1:
             raise UserError(f"--data: two tasks would be named {name!r}; rename the file")
+    if transfer and not folders:
+        folders = senteval_folders()
     return loaded, [load_transfer_task(name, folders) for name in transfer]
 
 

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from simcse_kit.cli.common import (
+    AllowPickleOption,
     ColumnOption,
     DeviceOption,
     MaxLengthOption,
@@ -52,6 +53,7 @@ def whiten(
     pooling: PoolingOption = None,
     max_length: MaxLengthOption = None,
     device: DeviceOption = None,
+    allow_pickle: AllowPickleOption = False,
 ) -> None:
     """Give a model's vectors mean 0 and identity covariance on a set of texts (Su et al. 2021).
 
@@ -62,13 +64,15 @@ def whiten(
 
     check_new_directory(output)
     texts = [text for text in read_texts(source, column) if text.strip()]
-    encoder = open_encoder(model, pooling=pooling, max_length=max_length, device=device, dtype=None)
+    encoder = open_encoder(
+        model, pooling=pooling, max_length=max_length, device=device, dtype=None, allow_pickle=allow_pickle
+    )
     from simcse_kit import whitening  # imports torch: by now the model has been opened, and said to be
 
     whitened = whitening.whiten(encoder, texts, dimensions, show_progress=sys.stderr.isatty())
     with new_directory(output) as temporary:
         whitened.save_pretrained(temporary)
-        write_fingerprints(temporary, fingerprints([texts]), read_fingerprints(Path(encoder.source)))
+        write_fingerprints(temporary, fingerprints([texts]), read_fingerprints(Path(encoder.source).expanduser()))
     print(f"{output}: {encoder.dimension} -> {whitened.dimension} dimensions, whitened on {len(texts)} texts")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tarfile
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from simcse_kit.data.files import sha256_of_files
@@ -72,11 +72,22 @@ def find_folder(task: str, folder: str, data: Sequence[str | Path]) -> Path:
         UserError: if it lies in none of them.
     """
     roots = [Path(root).expanduser() for root in data]
+    found = next(_places(folder, roots), None)
+    if found is None:
+        raise UserError(f"{task}: no folder {folder} in {', '.join(map(str, roots))}")
+    return found
+
+
+def is_here(folder: str) -> bool:
+    """Whether a folder of SentEval's layout lies in one of ``local_senteval_folders``."""
+    return any(_places(folder, local_senteval_folders()))
+
+
+def _places(folder: str, roots: Iterable[Path]) -> Iterator[Path]:
     for root in roots:
         for base in (root, root / "data" / "downstream"):
             if (base / folder).is_dir():
-                return base / folder
-    raise UserError(f"{task}: no folder {folder} in {', '.join(map(str, roots))}")
+                yield base / folder
 
 
 def _cached() -> Path:

@@ -8,7 +8,7 @@ do not depend on it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from simcse_kit.data.files import column_names, iter_rows, sha256_of_files
 from simcse_kit.data.hub import fetch_file, load_split, split_rows
 from simcse_kit.data.rows import did_you_mean, sha256_of_rows
-from simcse_kit.data.senteval import find_folder, senteval_folders
+from simcse_kit.data.senteval import find_folder, is_here, local_senteval_folders, senteval_folders
 from simcse_kit.data.sts_formats import (
     Pair,
     has_stsb_layout,
@@ -45,6 +45,11 @@ SPLITS = {"STSB": ("train", "dev", "test"), "SICKR": ("train", "dev", "test")}
 """The splits of the tasks that have more than a test split."""
 
 SICK_FILES = {"train": "SICK_train.txt", "dev": "SICK_trial.txt", "test": "SICK_test_annotated.txt"}
+
+# STS-B as released: where it lies beside SentEval's folders, and on the hub, by whose names its splits go there.
+_RAW_FOLDER = "raw/STSBenchmark"
+_RAW_STSB = "hub:mteb/stsbenchmark-sts@b0fddb56ed78048fa8b90373c8a3cfc37b684831"
+_RAW_SPLITS = {"train": "train", "dev": "validation", "test": "test"}
 
 
 @dataclass(frozen=True)
@@ -106,7 +111,7 @@ def load_evaluation(data: str | Path, *, task: str, split: str, text: str = "dis
     if name == "scenes":
         return _load_scenes(split)
     if name == "senteval":
-        return load_sts_task(task, senteval_folders(), split=split, text=text)
+        return load_senteval_task(task, split=split, text=text)
     if name.startswith("hub:"):
         return _load_hub(name, task)
     path = fetch_file(name) if name.startswith("hf://") else Path(data).expanduser()
@@ -115,6 +120,30 @@ def load_evaluation(data: str | Path, *, task: str, split: str, text: str = "dis
     if path.is_dir():
         return load_sts_task(task, [path], split=split, text=text)
     return load_sts_file(path, name=task, split=split)
+
+
+def load_senteval_task(name: str, *, split: str = "test", text: str = "disk") -> StsTask:
+    """Load one of ``STS_TASKS`` from SentEval's data, which is found on this machine or fetched once.
+
+    The archive that is fetched has no raw STS-B, which comes from the hub as a data set of its own.
+
+    Args:
+        name: the task, in any case.
+        split: as in ``load_sts_task``.
+        text: the same.
+
+    Raises:
+        UserError: as ``load_sts_task``, and for what cannot be fetched.
+    """
+    from_hub = sts_task_name(name) == "STSB" and split in _RAW_SPLITS and not senteval_is_here(text)
+    if text == "raw" and from_hub:
+        return replace(_load_hub(f"{_RAW_STSB}:{_RAW_SPLITS[split]}", "STSB"), split=split, text=text)
+    return load_sts_task(name, senteval_folders(), split=split, text=text)
+
+
+def senteval_is_here(text: str) -> bool:
+    """Whether SentEval's data, or its raw STS-B, would not have to be fetched."""
+    return is_here(_RAW_FOLDER) if text == "raw" else bool(local_senteval_folders())
 
 
 def load_sts_task(name: str, data: Sequence[str | Path], *, split: str = "test", text: str = "disk") -> StsTask:
@@ -151,7 +180,7 @@ def load_sts_task(name: str, data: Sequence[str | Path], *, split: str = "test",
         path = find_folder(name, "SICK", data) / SICK_FILES[split]
         subset = _subset(name, path, read_sick(path))
     else:
-        folder = find_folder(name, "raw/STSBenchmark" if text == "raw" else "STS/STSBenchmark", data)
+        folder = find_folder(name, _RAW_FOLDER if text == "raw" else "STS/STSBenchmark", data)
         path = folder / f"sts-{split}.csv"
         subset = _subset(name, path, read_stsb(path))
     return StsTask(name, split, text, (subset,), sha256_of_files(path))

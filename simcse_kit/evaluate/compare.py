@@ -71,7 +71,7 @@ def over_seeds(
         UserError: If there are fewer than two models, they are made or used in different ways, or two of them were
             trained with one seed.
     """
-    _check_one_system(models)
+    check_one_system(models)
     figures: dict[tuple[str, str | None], list[ResultEntry | AverageEntry]] = {}
     for entry in results:
         figures.setdefault((entry["task"], entry["metric"]), []).append(entry)
@@ -105,7 +105,7 @@ def _seeds_entry(task: str, metric: str | None, entries: Sequence[Any]) -> Seeds
 
 
 def check_seed_count(models: Sequence[Any]) -> None:
-    """See that there are seeds to compare at all, which can be known before anything is measured.
+    """See that there are seeds to compare at all, which can be known before anything is opened.
 
     Raises:
         UserError: If there are fewer than two models.
@@ -114,7 +114,12 @@ def check_seed_count(models: Sequence[Any]) -> None:
         raise UserError("--as-seeds: seeds of a system are at least two models")
 
 
-def _check_one_system(models: Sequence[ModelEntry]) -> None:
+def check_one_system(models: Sequence[ModelEntry]) -> None:
+    """See that models are seeds of one system, which can be known before anything is measured.
+
+    Raises:
+        UserError: As ``over_seeds``.
+    """
     check_seed_count(models)
     systems = [_system(model) for model in models]
     for model, system in zip(models[1:], systems[1:], strict=True):

@@ -38,7 +38,7 @@ from simcse_kit.evaluate.results import (
     package_versions,
 )
 from simcse_kit.evaluate.sts import Aggregation, Figure, Metric, pair_similarities, score_similarities
-from simcse_kit.evaluate.systems import RANDOM, parse_system
+from simcse_kit.evaluate.systems import CROSS_ENCODER, RANDOM, parse_system
 from simcse_kit.evaluate.transfer import Classifier, TransferScore, score_transfer
 from simcse_kit.evaluate.vectors import Encoder, Vectors
 from simcse_kit.progress import progress_display
@@ -108,6 +108,16 @@ def describe(model_id: str, system: System) -> ModelEntry:
     }
 
 
+def check_fits(system: str, plan: Plan) -> None:
+    """See that a system can be measured by a plan, which its name tells.
+
+    Raises:
+        UserError: If it is a cross-encoder and transfer tasks are asked for.
+    """
+    if plan.transfer and parse_system(system).kind == CROSS_ENCODER:
+        raise UserError(f"{system}: a cross-encoder has no vectors for transfer tasks; leave it out")
+
+
 def measure(model: ModelEntry, system: Encoder | PairScorer, plan: Plan, *, show_progress: bool = False) -> Measurement:
     """Measure one model.
 
@@ -118,12 +128,11 @@ def measure(model: ModelEntry, system: Encoder | PairScorer, plan: Plan, *, show
         show_progress: Show progress displays on standard error.
 
     Raises:
-        UserError: If the model is a cross-encoder and transfer tasks are asked for.
+        UserError: As ``check_fits``.
     """
+    check_fits(model["path"], plan)
     seen = read_fingerprints(_trained_in(model["path"]))
     if isinstance(system, PairScorer):
-        if plan.transfer:
-            raise UserError(f"{model['path']}: a cross-encoder has no vectors for transfer tasks; leave it out")
         similarities = scored_pairs(system, plan.sts, show_progress=show_progress)
         return Measurement(model, _sts_entries(model["id"], similarities, plan, seen), [], similarities)
     vectors = Vectors(_ShowingProgress(system) if show_progress else system, plan.sentences)
@@ -184,6 +193,7 @@ def training_of(directory: Path) -> TrainingEntry | None:
             "commit": run["commit"],
             "data": run["data"]["train"],
             "best": run["best"],
+            "chosen_on": list(run["data"].get("evaluation", {}).values()),
             "selected_on_test": run["selected_on_test"],
         }
     except (OSError, ValueError, KeyError, TypeError):

@@ -35,12 +35,13 @@ _NEEDED = {
 
 
 class TrainingEntry(TypedDict):
-    """What run.json says about where a model comes from."""
+    """What run.json says about where a model comes from; `chosen_on` are hashes of the data that chose it."""
 
     seed: int
     commit: str | None
     data: dict[str, str]
     best: dict[str, Any] | None
+    chosen_on: NotRequired[list[str]]
     selected_on_test: bool
 
 

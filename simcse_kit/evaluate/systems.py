@@ -66,15 +66,25 @@ def parse_system(name: str) -> SystemName:
     return SystemName(kind, model)
 
 
-def locate_system(name: str) -> None:
-    """See that a system's files are there, fetching them where they are not, before anything long begins.
+def check_system(
+    name: str,
+    *,
+    pooling: str | None = None,
+    max_length: int | None = None,
+    dtype: str | torch.dtype | None = None,
+    allow_pickle: bool = False,
+) -> None:
+    """See that a system's files are there and its options apply to it, before anything long begins.
+
+    Files that are not on this machine are fetched. The options are those of ``open_system``.
 
     Raises:
-        UserError: If they are found nowhere.
+        UserError: If files are found nowhere, or an option does not apply.
     """
     kind, model, _ = parse_system(name)
+    _check_options(name, kind, pooling=pooling, max_length=max_length, dtype=dtype)
     if kind != WORDS:
-        locate(model)
+        locate(model, allow_pickle=allow_pickle)
     elif not Path(model).expanduser().is_file():
         raise UserError(f"{name}: there is no file {model} (looked for in {Path.cwd()})")
 
@@ -87,6 +97,7 @@ def open_system(
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
     vocabulary: Collection[str] | None = None,
+    allow_pickle: bool = False,
 ) -> System:
     """Open a system by its name.
 
@@ -97,6 +108,7 @@ def open_system(
         device: Where it runs; word vectors have no use for it.
         dtype: Of the weights. None: float32. Not for word vectors.
         vocabulary: The only words whose vectors are needed (see ``word_vectors.vocabulary_of``). None: all.
+        allow_pickle: Open pickled weights of an encoder, or of the one whose weights are drawn anew.
 
     Returns:
         The system; its ``source`` is the name. All but a ``PairScorer`` encode sentences.
@@ -106,24 +118,30 @@ def open_system(
     """
     kind, model, seed = parse_system(name)
     system: System
+    _check_options(name, kind, pooling=pooling, max_length=max_length, dtype=dtype)
     if kind == WORDS:
         from simcse_kit.evaluate.word_vectors import WordVectors
 
-        other_pooling = None if pooling == WordVectors.pooling else pooling
-        _refuse(name, "word vectors have", pooling=other_pooling, max_length=max_length, dtype=dtype)
         system = WordVectors.from_file(model, vocabulary=vocabulary)
     elif kind == CROSS_ENCODER:
         from simcse_kit.evaluate.cross_encoder import PairScorer
 
-        _refuse(name, "a cross-encoder has", pooling=pooling)
         system = PairScorer.from_pretrained(model, max_length=max_length, device=device, dtype=dtype)
     elif kind == RANDOM:
-        system = random_encoder(model, seed, pooling=pooling, max_length=max_length, device=device, dtype=dtype)
+        system = random_encoder(
+            model,
+            seed,
+            pooling=pooling,
+            max_length=max_length,
+            device=device,
+            dtype=dtype,
+            allow_pickle=allow_pickle,
+        )
     else:
         from simcse_kit.encoder import SentenceEncoder
 
         system = SentenceEncoder.from_pretrained(
-            model, pooling=pooling, max_length=max_length, device=device, dtype=dtype
+            model, pooling=pooling, max_length=max_length, device=device, dtype=dtype, allow_pickle=allow_pickle
         )
     system.source = name
     return system
@@ -137,6 +155,7 @@ def random_encoder(
     max_length: int | None = None,
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
+    allow_pickle: bool = False,
 ) -> SentenceEncoder:
     """A model's architecture and tokenizer with fresh weights: what is left of a figure without any training.
 
@@ -147,6 +166,7 @@ def random_encoder(
         max_length: Tokens a text is cut to.
         device: Where it runs.
         dtype: Of the weights.
+        allow_pickle: As there.
     """
     import torch
 
@@ -154,7 +174,9 @@ def random_encoder(
     from simcse_kit.encoder import SentenceEncoder
 
     place = parse_device(device)
-    encoder = SentenceEncoder.from_pretrained(name, pooling=pooling, max_length=max_length, device="cpu", dtype=dtype)
+    encoder = SentenceEncoder.from_pretrained(
+        name, pooling=pooling, max_length=max_length, device="cpu", dtype=dtype, allow_pickle=allow_pickle
+    )
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         fresh = type(encoder.backbone)(encoder.backbone.config)
@@ -164,6 +186,19 @@ def random_encoder(
                 layer.reset_parameters()
     encoder.weight_files = []
     return encoder.to(place)
+
+
+def _check_options(
+    name: str, kind: str, *, pooling: str | None, max_length: int | None, dtype: str | torch.dtype | None
+) -> None:
+    """Refuse an option that a kind of system does not have."""
+    if kind == WORDS:
+        from simcse_kit.evaluate.word_vectors import WordVectors
+
+        other_pooling = None if pooling == WordVectors.pooling else pooling
+        _refuse(name, "word vectors have", pooling=other_pooling, max_length=max_length, dtype=dtype)
+    elif kind == CROSS_ENCODER:
+        _refuse(name, "a cross-encoder has", pooling=pooling)
 
 
 def _refuse(name: str, it_has: str, **options: object) -> None:

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from simcse_kit.data.sts import STS_TASKS
 from simcse_kit.data.transfer import TRANSFER_TASKS
-from simcse_kit.evaluate.results import ModelEntry, ResultEntry, ResultFile
+from simcse_kit.evaluate.results import ModelEntry, ResultEntry, ResultFile, TrainingEntry
 
 _TITLES = {"STSB": "STS-B", "SICKR": "SICK-R", "SST2": "SST-2", "sts7": "Avg.", "transfer7": "Avg."}
 _AGGREGATIONS = {
@@ -105,11 +105,17 @@ def _cell(entry: ResultEntry, model: ModelEntry, notes: _Notes) -> str:
             f"sentences are in {seen['train_rows']:,} of {seen['of_rows']:,} training rows"
         )
     training = model["training"]
-    best = training and training["best"]
-    if best and (best["task"], best["split"]) == (entry["task"], entry["split"]):
+    if training and training["best"] and _chose(training, entry):
         figure += notes.mark(f"{model['path']} was chosen on {task} {entry['split']}, so this is no test of it")
     interval = entry["ci95"]
     return figure if interval is None else f"{figure}\n±{(interval[1] - interval[0]) / 2:.2f}"
+
+
+def _chose(training: TrainingEntry, entry: ResultEntry) -> bool:
+    """Whether a model's best state was chosen on what a figure is of: the same data, or another text of it."""
+    best = training["best"] or {}
+    same_set = (best.get("task"), best.get("split")) == (entry["task"], entry["split"])
+    return same_set or entry["protocol"]["data_sha256"] in training.get("chosen_on", [])
 
 
 class _Notes:

@@ -1,7 +1,10 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 from scipy.stats import pearsonr, spearmanr
 
 from simcse_kit.cli import eval as command
@@ -94,6 +97,7 @@ def test_constant_gold_gives_null_with_its_reason(tmp_path, capsys):
         (["--data", "{own}", "--json", "{folder}/missing/x.json"], "missing' does not exist"),
         (["--data", "{own}", "--json", "{folder}"], "is a directory"),
         (["--data", "{own}", "nosuchmodel///"], "model 'nosuchmodel///'"),
+        (["--data", "{own}", "--pooling", "cls", f"cross-encoder:{MODEL}"], "a cross-encoder has no pooling to choose"),
     ],
 )
 def test_a_mistake_is_one_line_before_any_model_is_opened(args, message, own_file, tmp_path, capsys):
@@ -184,3 +188,23 @@ def test_the_seven_tasks_of_minilm(tmp_path):
     # sentence-transformers' vectors of the same sentences give these figures
     peer = {"STS12": 72.37, "STS13": 80.6, "STS14": 75.59, "STS15": 85.39, "STS16": 78.99, "STSB": 82.03}
     assert values == pytest.approx(peer | {"SICKR": 77.15}, abs=0.02)
+
+
+@pytest.mark.usefixtures("no_network")
+def test_pickled_weights_are_opened_where_that_is_allowed(tiny_checkpoint, own_file, tmp_path, capsys):
+    folder = shutil.copytree(tiny_checkpoint("bert"), tmp_path / "pickled")
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    arguments = [str(folder), "--data", str(own_file)]
+    assert command.main(arguments) == 2
+    assert "--allow-pickle" in capsys.readouterr().err
+    assert command.main([*arguments, "--allow-pickle"]) == 0
+
+
+def test_what_is_not_seeds_of_one_system_is_refused_before_anything_is_measured(
+    tiny_checkpoint, own_file, monkeypatch, capsys
+):
+    monkeypatch.setattr("simcse_kit.evaluate.measure.measure", None)
+    model = str(tiny_checkpoint("bert"))
+    assert command.main([model, model, "--as-seeds", "--data", str(own_file)]) == 2
+    assert "two of the models have the same weights" in capsys.readouterr().err

@@ -55,7 +55,7 @@ def test_columns_and_lengths_are_as_asked(tiny_checkpoint, texts, tmp_path, colu
         ("texts.txt", "new", ["--dim", "3"], "3 dimensions take more than 3 distinct sentences, and there are 2; give"),
         ("texts.txt", "full", [], "full: is there already; name a new directory"),
         ("texts.txt", "texts.txt", [], "texts.txt: is there already; name a new directory"),
-        ("texts.txt", "missing/new", [], "missing' does not exist; create it first"),
+        ("texts.txt", "texts.txt/new", [], "texts.txt is a file"),
         ("missing.txt", "new", [], "missing.txt"),
         ("blank.txt", "new", [], "there are 0"),
         ("texts.txt", "new", ["--column", "text"], "has no columns; leave --column out"),

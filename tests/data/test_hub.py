@@ -7,6 +7,7 @@ import huggingface_hub.constants
 import pyarrow
 import pyarrow.parquet
 import pytest
+from small_files import write_stsb
 
 from simcse_kit.data.hub import fetch_file, load_split, stated_sha256
 from simcse_kit.data.readers import data_sha256, read_columns
@@ -170,3 +171,24 @@ def test_a_data_set_that_is_not_cached_offline(monkeypatch, tmp_path):
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match=r"^hub:owner/name/config:train: not to be had [^\n]*$"):
         load_split("hub:owner/name/config:train")
+
+
+def test_raw_stsb_comes_from_the_hub_where_no_folder_has_it(tmp_path, monkeypatch):
+    asked = []
+
+    def load_dataset(repo, config, *, split, revision):
+        asked.append((repo, split, len(revision)))
+        return datasets.Dataset.from_dict({"sentence1": ["A cat.", "x"], "sentence2": ["b", "y"], "score": [5.0, 0.2]})
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    monkeypatch.setenv("SIMCSE_KIT_DATA", str(tmp_path))
+    (tmp_path / "STS").mkdir()
+    for split, theirs in (("train", "train"), ("dev", "validation"), ("test", "test")):
+        task = load_evaluation("senteval", task="stsb", split=split, text="raw")
+        assert (task.name, task.split, task.text, task.subsets[0].name) == ("STSB", split, "raw", "STSB")
+        assert task.subsets[0].sentences1 == ["A cat.", "x"] and asked[-1] == ("mteb/stsbenchmark-sts", theirs, 40)
+    write_stsb(tmp_path / "raw" / "STSBenchmark")
+    assert len(load_evaluation("senteval", task="STSB", split="dev", text="raw").subsets[0].scores) == 24
+    assert len(asked) == 3
+    with pytest.raises(UserError, match="STS12 has no raw text"):
+        load_evaluation("senteval", task="STS12", split="test", text="raw")

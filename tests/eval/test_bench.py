@@ -242,7 +242,11 @@ def test_seeds_that_are_done_are_kept_and_the_others_follow(texts, tiny_checkpoi
         )
     before = output.read_text()
     capsys.readouterr()
-    for options in (["--seeds", 3], ["--seeds", "3,4,5", "--lr", 1e-4]):
+    for options in (
+        ["--seeds", 3],
+        ["--seeds", "3,4,5", "--lr", 1e-4],
+        ["--seeds", "3,4", "--systems", "reference,ours,ours-bf16"],
+    ):
         assert run("train", *arguments, *options, "--resume") == 2
         assert "--resume: the file is of other" in capsys.readouterr().err and output.read_text() == before
 
@@ -325,3 +329,14 @@ def test_what_is_no_result_file_is_refused(tmp_path):
     (tmp_path / "x.json").write_text('{"benchmark": "import", "machine": {}}')
     with pytest.raises(UserError, match=r"x\.json: not a result file of eval\.bench"):
         read_result(tmp_path / "x.json")
+
+
+def test_a_result_file_that_cannot_be_written_is_told_before_the_work(texts, tmp_path, capsys):
+    for command in (
+        ["train", "--text", texts],
+        ["import"],
+        ["encode", "--texts", f"a={texts}"],
+        ["memory", "--triplets", texts],
+    ):
+        assert run(*command, "-o", tmp_path / "missing" / "result.json") == 2
+        assert "does not exist; create it first" in capsys.readouterr().err

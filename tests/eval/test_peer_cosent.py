@@ -49,3 +49,8 @@ def test_both_train_with_the_budget_of_the_recipe_and_keep_their_best(senteval, 
     before = (tmp_path / "out" / "peer-5" / "run.json").stat().st_mtime_ns
     assert peer_cosent.main([*arguments, "--set", "train.lr=2e-3"]) == 0
     assert (tmp_path / "out" / "peer-5" / "run.json").stat().st_mtime_ns == before
+
+
+def test_seeds_that_are_none_are_one_line(senteval, tmp_path, capsys):
+    assert peer_cosent.main(["--data", str(senteval), "-o", str(tmp_path / "out"), "--seeds", "1,x"]) == 2
+    assert "--seeds 1,x: expected different whole numbers" in capsys.readouterr().err

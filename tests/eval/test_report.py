@@ -275,3 +275,19 @@ def test_the_readme_shows_only_results_of_the_papers_protocol(tmp_path):
     written = r"(<!-- (results|speed): .*? -->).*?(<!-- end of \2 -->)"
     kept_before, kept_after = (re.subn(written, r"\1\3", text, flags=re.S) for text in (before, after))
     assert kept_before == kept_after and kept_before[1] == 2
+
+
+def test_the_geometry_of_several_seeds_is_their_mean(report):
+    content = sts_file(models=[{**MODEL, "id": f"m{i}", "training": trained(i)} for i in range(2)])
+    known = {"models": ["m0", "m1"], "n": 2}
+    content["results"] += [entry(task, 0.0, model="m1") for task in VALUES]
+    content["seeds"] = [
+        {**known, "task": task, "metric": "spearman", "mean": value, "std": 0.1} for task, value in VALUES.items()
+    ]
+    place = {"task": "STSB", "split": "test", "text": "disk"}
+    content["geometry"] = [
+        {"model": "m0", **place, "alignment": 0.2, "uniformity": -2.0, "anisotropy": 0.1, "effective_rank": 50.0},
+        {"model": "m1", **place, "alignment": 0.4, "uniformity": -3.0, "anisotropy": 0.2, "effective_rank": None},
+    ]
+    _, _, row = table(report(quickstart=content), "Geometry")
+    assert row == ["quickstart", "STS-B test, disk", "0.30", "-2.50", "0.15", "-"]

@@ -149,9 +149,9 @@ def test_the_overlap_with_the_training_text_is_counted_for_every_task(tasks, tmp
 
 def test_training_is_what_the_run_says(tmp_path):
     assert training_of(tmp_path) is None
-    run = {"seed": 3, "commit": "c0", "data": {"train": {"a.txt": "ff"}, "evaluation": {}}, "best": None}
+    run = {"seed": 3, "commit": "c0", "data": {"train": {"a.txt": "ff"}, "evaluation": {"b": "ee"}}, "best": None}
     (tmp_path / "run.json").write_text(json.dumps(run | {"selected_on_test": True, "status": "done"}))
     expected = {"seed": 3, "commit": "c0", "data": {"a.txt": "ff"}, "best": None, "selected_on_test": True}
-    assert training_of(tmp_path) == expected
+    assert training_of(tmp_path) == expected | {"chosen_on": ["ee"]}
     (tmp_path / "run.json").write_text('{"seed": 3}')  # somebody else's file
     assert training_of(tmp_path) is None

@@ -164,3 +164,13 @@ def test_a_file_that_is_no_result_file_is_refused(tmp_path, content, says):
         path.write_text(content)
     with pytest.raises(UserError, match=says):
         read_results(path)
+
+
+def test_a_set_of_ones_own_that_chose_a_model_is_known_by_its_data():
+    training = {"seed": 1, "commit": None, "data": {}, "selected_on_test": False}
+    training |= {"best": {"step": 3, "task": "STSB", "split": "dev", "spearman": 87.0}}
+    figure = entry("my-pairs", 87.0)
+    hashes = [figure["protocol"]["data_sha256"]]
+    for chosen_on, noted in ((hashes, True), (["other"], False)):
+        lines = printed(file([model(training=training | {"chosen_on": chosen_on})], [figure]))
+        assert any("was chosen on my-pairs" in line for line in lines) == noted

@@ -9,7 +9,7 @@ from simcse_kit import SentenceEncoder, UserError
 from simcse_kit.evaluate.cross_encoder import PairScorer
 from simcse_kit.evaluate.systems import (
     SystemName,
-    locate_system,
+    check_system,
     open_system,
     parse_system,
     random_encoder,
@@ -64,14 +64,14 @@ def test_a_prefix_alone_is_refused(name):
 
 
 def test_what_is_nowhere_is_said_at_once(tmp_path, tiny_checkpoint, words):
-    locate_system(f"random:{tiny_checkpoint('bert')}@3")
-    locate_system(f"words:{words}")
+    check_system(f"random:{tiny_checkpoint('bert')}@3")
+    check_system(f"words:{words}")
     for name, message in (
         ("words:absent.txt", "there is no file absent.txt"),
         ("random:./absent", "was found nowhere"),
     ):
         with pytest.raises(UserError, match=message):
-            locate_system(name)
+            check_system(name)
 
 
 def test_each_kind_has_what_a_record_needs(tiny_checkpoint, words, cross_encoder):
@@ -143,3 +143,14 @@ def test_the_seed_decides(tiny_checkpoint, sentences, tmp_path):
     assert np.array_equal(
         SentenceEncoder.from_pretrained(tmp_path / "saved").encode(sentences), first.encode(sentences)
     )
+
+
+def test_options_are_refused_before_anything_is_opened(tiny_checkpoint, words, monkeypatch):
+    for name, options in (
+        (f"words:{words}", {"pooling": "max"}),
+        (f"words:{words}", {"max_length": 8}),
+        (f"cross-encoder:{tiny_checkpoint('bert')}", {"pooling": "cls"}),
+    ):
+        with pytest.raises(UserError, match="to choose"):
+            check_system(name, **options)
+    check_system(f"words:{words}", pooling="mean")
