@@ -7,11 +7,15 @@ averages gradients over them. (SimCSE's code does not multiply, so its gradient 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
+
+# Between two questions whether to stop there are so many steps, or as many as take so many seconds.
+_MOST_STEPS, _SECONDS = 10, 5.0
 
 
 def world_size() -> int:
@@ -90,6 +94,41 @@ def mean_over_processes(total: Tensor, count: int) -> Tensor:
 
 def any_process(flag: bool, device: torch.device) -> bool:
     """Whether the flag is set in any process."""
+    return bool(_largest([float(flag)], device)[0])
+
+
+class Agreement:
+    """Whether one of the processes was told to stop, which they ask each other between steps.
+
+    Asking waits for the device, so quick steps go by between two questions; slow ones do not, since whoever launched
+    the processes gives them half a minute to end.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device, self._every, self._steps, self._since = device, 1, 0, time.perf_counter()
+
+    def after_step(self, told: bool) -> bool:
+        """Count a step; whether to stop now, the same in all processes.
+
+        Args:
+            told: Whether this process was told to.
+        """
+        if world_size() == 1:
+            return told
+        self._steps += 1
+        if self._steps < self._every:
+            return False
+        now = time.perf_counter()
+        stop, seconds = _largest([float(told), (now - self._since) / self._steps], self._device)
+        self._every = max(1, min(_MOST_STEPS, int(_SECONDS / max(seconds, 1e-9))))
+        self._steps, self._since = 0, now
+        return bool(stop)
+
+
+def _largest(values: list[float], device: torch.device) -> list[float]:
+    """The largest of each value over all processes."""
     if world_size() == 1:
-        return flag
-    return bool(sum_over_processes(torch.tensor(float(flag), device=device)).item())
+        return values
+    found = torch.tensor(values, device=device)
+    dist.all_reduce(found, op=dist.ReduceOp.MAX)
+    return [float(value) for value in found.tolist()]

@@ -34,8 +34,6 @@ from simcse_kit.train.views import MergedForward
 
 # A checkpoint every so many steps where the recipe leaves train.save_every open.
 _SAVE_EVERY = 500
-# Processes agree about an interruption every so many steps, since asking waits for the device.
-_ASK_EVERY = 10
 
 
 @dataclass(frozen=True)
@@ -116,7 +114,7 @@ def train(  # noqa: C901 - one function that reads top to bottom
         if progress.step == 0:
             _measure_held_out(prepared, run, progress, started)
     interrupted, together = False, accelerator.num_processes > 1
-    pace, scored = Pace(), ""
+    pace, scored, agreement = Pace(), "", distributed.Agreement(device)
     every, save_every = recipe.evaluation.every, settings.save_every or _SAVE_EVERY
 
     with (
@@ -170,8 +168,7 @@ def train(  # noqa: C901 - one function that reads top to bottom
                 if settings.patience and progress.stale >= settings.patience:
                     last = True
             progress.seconds = time.perf_counter() - started
-            asked = progress.step % _ASK_EVERY == 0 or not together
-            interrupted = not last and asked and distributed.any_process(bool(stopped), device)
+            interrupted = agreement.after_step(bool(stopped)) and not last
             if main and not last and (interrupted or progress.step % save_every == 0):
                 scaler = accelerator.scaler.state_dict() if accelerator.scaler is not None else {}
                 state = Checkpoint(trained.state_dict(), optimizer.state_dict(), scaler, progress)

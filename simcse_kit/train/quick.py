@@ -19,7 +19,7 @@ from torch.autograd.function import once_differentiable
 from simcse_kit.dropout import dropout
 
 # Rows of states, [..., D], from which on oneDNN makes up for putting the weights into its own order.
-_FEWEST_ROWS = 256
+_FEWEST_ROWS = 1_024
 
 
 class QuickLayers:
@@ -31,6 +31,8 @@ class QuickLayers:
         if device.type != "cpu":
             return
         for layer in dict.fromkeys(layer for module in modules for layer in module.modules()):
+            if "forward" in vars(layer):  # somebody else's
+                continue
             if type(layer) is nn.Dropout:
                 self._forward.append((layer, partial(_dropout, layer)))
             elif type(layer) is nn.Linear and _linear_is_available():

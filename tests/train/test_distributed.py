@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from simcse_kit import SentenceEncoder
 from simcse_kit.objectives import masked_lm
+from simcse_kit.train import distributed
 from simcse_kit.train.distributed import share
 from simcse_kit.train.loop import train
 from simcse_kit.train.prepare import prepare
@@ -196,3 +197,23 @@ def test_ctrl_c_ends_a_launched_run_with_a_checkpoint(recipe, tmp_path):
     assert (record["status"], record["world_size"]) == ("interrupted", PROCESSES)
     assert RunDirectory(tmp_path / "run").load_checkpoint().progress.step == record["step"]
     assert SentenceEncoder.from_pretrained(tmp_path / "run", device="cpu").encode("a cat").shape == (32,)
+
+
+@pytest.mark.parametrize(("seconds", "asked"), [(0.001, [1, 11, 21, 31]), (2.0, [1, 3, 5, 7]), (60.0, [1, 2, 3, 4])])
+def test_processes_ask_each_other_whether_to_stop_as_often_as_steps_are_long(monkeypatch, seconds, asked):
+    """Every tenth step, and after five seconds at the latest; the slowest process decides."""
+    questions, now = [], [0.0]
+
+    def largest(values, device):
+        questions.append(step)
+        return [float(step >= asked[-1]), 2 * values[1]]
+
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    monkeypatch.setattr(distributed, "_largest", largest)
+    monkeypatch.setattr(distributed.time, "perf_counter", lambda: now[0])
+    agreement = distributed.Agreement(torch.device("cpu"))
+    for step in range(1, 100):  # noqa: B007 - `largest` looks at it
+        now[0] += seconds / 2
+        if agreement.after_step(told=False):
+            break
+    assert questions == asked

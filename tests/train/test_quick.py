@@ -21,7 +21,7 @@ def calls(monkeypatch):
     return seen
 
 
-@pytest.mark.parametrize("shape", [(300, 12), (1, 300, 12), (3, 100, 12)])
+@pytest.mark.parametrize("shape", [(1_100, 12), (1, 1_100, 12), (11, 100, 12)])
 @pytest.mark.parametrize("bias", [True, False])
 def test_linear_layers_and_their_gradients_are_the_same(shape, bias, calls):
     own, states = nn.Linear(12, 20, bias=bias), torch.randn(shape, requires_grad=True)
@@ -38,15 +38,15 @@ def test_linear_layers_and_their_gradients_are_the_same(shape, bias, calls):
 
 
 def test_what_takes_no_gradient_gets_none(calls):
-    layer, states = nn.Linear(12, 20), torch.randn(300, 12)
+    layer, states = nn.Linear(12, 20), torch.randn(1_100, 12)
     layer.weight.requires_grad_(False)
     with QuickLayers([layer], CPU).in_use():
         layer(states).sum().backward()
-    assert layer.weight.grad is None and torch.allclose(layer.bias.grad, torch.full((20,), 300.0))
-    assert calls == [(300, 12)]
+    assert layer.weight.grad is None and torch.allclose(layer.bias.grad, torch.full((20,), 1_100.0))
+    assert calls == [(1_100, 12)]
 
 
-@pytest.mark.parametrize("case", ["few rows", "double", "autocast", "adapter", "gpu", "missing", "wrong"])
+@pytest.mark.parametrize("case", ["few rows", "double", "autocast", "adapter", "replaced", "gpu", "missing", "wrong"])
 def test_everything_else_is_left_to_the_layer(case, calls, monkeypatch):
     class Adapter(nn.Linear):
         def forward(self, states):
@@ -54,8 +54,10 @@ def test_everything_else_is_left_to_the_layer(case, calls, monkeypatch):
 
     layer, states = (
         (Adapter if case == "adapter" else nn.Linear)(12, 20),
-        torch.randn(10 if case == "few rows" else 300, 12),
+        torch.randn(10 if case == "few rows" else 1_100, 12),
     )
+    if case == "replaced":
+        layer.forward = lambda states: states * 2
     if case == "double":
         layer, states = layer.double(), states.double()
     if case in ("missing", "wrong"):
@@ -74,6 +76,7 @@ def test_everything_else_is_left_to_the_layer(case, calls, monkeypatch):
             found = layer(states)
     quick._linear_is_available.cache_clear()
     assert torch.equal(found, expected) and not calls
+    assert ("forward" in vars(layer)) == (case == "replaced")
 
 
 def test_dropout_is_quick_in_training_alone_and_nothing_outlasts_the_context(monkeypatch):
@@ -105,7 +108,7 @@ def test_a_step_is_quick_and_its_gradients_are_those_without(recipe, monkeypatch
         if not modules:
             gradients._quick_layers = QuickLayers([], CPU)
         calls.clear()
-        rows = [row % 22 for row in range(44)]
+        rows = [row % 22 for row in range(220)]
         batch = prepared.views.collate(
             TemplateTokenizer(prepared.encoder.tokenizer), prepared.rows, rows, torch.Generator()
         )
