@@ -9,9 +9,8 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 from tokenizers.processors import TemplateProcessing
-from torch.nn import functional
 
-from simcse_kit import SentenceEncoder, UserError
+from simcse_kit import SentenceEncoder, UserError, attention
 from simcse_kit.backbone import released_pooling
 
 open_encoder = SentenceEncoder.from_pretrained
@@ -248,14 +247,15 @@ def test_code_that_a_model_brings_is_run_only_when_trusted(copied, tiny_checkpoi
 def attention_probabilities(monkeypatch, encoder):
     """Run the encoder on one batch without padding; returns the attention probabilities after dropout, [L, ...]."""
     assert encoder.packs  # found out before anything is counted
-    attend, seen = functional.scaled_dot_product_attention, []
+    attend, seen = attention._attend, []
 
-    def spy(query, key, value, *arguments, **options):
-        identity = torch.eye(key.shape[-2]).expand(*key.shape[:-1], -1)
-        seen.append(attend(query, key, identity, *arguments, **options).detach())
-        return attend(query, key, value, *arguments, **options)
+    def spy(query, key, value, **options):
+        rows, length, heads, _ = key.shape
+        identity = torch.eye(length).unsqueeze(1).expand(rows, -1, heads, -1)
+        seen.append(attend(query, key, identity, **options).detach())
+        return attend(query, key, value, **options)
 
-    monkeypatch.setattr(functional, "scaled_dot_product_attention", spy)
+    monkeypatch.setattr(attention, "_attend", spy)
     ids = torch.randint(5, 200, (16, 30), generator=torch.Generator().manual_seed(0))
     torch.manual_seed(0)
     with torch.no_grad():
