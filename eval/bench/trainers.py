@@ -123,7 +123,7 @@ class Ours:
         size, rows = self._prepared.recipe.train.batch_size, len(self._prepared.rows)
         accelerator, losses = self._prepared.accelerator, []
         started = time.perf_counter()
-        with kept_memory(accelerator.device):
+        with kept_memory(accelerator.device, self._prepared.recipe.train.chunk_size):
             for step in range(first, first + steps):
                 chosen = [row % rows for row in range(step * size, (step + 1) * size)]
                 draws = torch.Generator().manual_seed(step)

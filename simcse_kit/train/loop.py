@@ -118,7 +118,7 @@ def train(  # noqa: C901 - one function that reads top to bottom
     every, save_every = recipe.evaluation.every, settings.save_every or _SAVE_EVERY
 
     with (
-        kept_memory(device),
+        kept_memory(device, settings.chunk_size),
         stop_signals(launched=together) as stopped,
         progress_display(quiet=quiet or not main) as display,
     ):

@@ -24,6 +24,7 @@ from simcse_kit.objectives.masked_lm import MaskedLM, MaskedTokens
 from simcse_kit.template import MASK_TEMPLATE
 from simcse_kit.tokenization import TemplateTokenizer
 from simcse_kit.train import distributed
+from simcse_kit.train.heap import give_back
 from simcse_kit.train.recipe import Recipe
 from simcse_kit.train.rows import Rows
 from simcse_kit.train.sections import ViewSection
@@ -226,12 +227,17 @@ class MergedForward(nn.Module):
         if len(chunks) == 1:
             found = [self._encode_chunk(chunks[0])]
         else:
-            found = [checkpoint(self._encode_chunk, chunk, use_reentrant=False) for chunk in chunks]
+            found = [checkpoint(self._encode_after_others, chunk, use_reentrant=False) for chunk in chunks]
         vectors = [torch.cat(parts) for parts in zip(*(vectors for vectors, _ in found), strict=True)]
         totals = [total for _, total in found if total is not None]
         hidden = sum(len(chunk.masked.places) for chunk in chunks if chunk.masked is not None)
         losses = {"mlm": distributed.mean_over_processes(torch.stack(totals).sum(), hidden)} if totals else {}
         return vectors, losses
+
+    def _encode_after_others(self, batch: Batch) -> tuple[list[Tensor], Tensor | None]:
+        """As ``_encode_chunk``, in the memory that other chunks have left."""
+        give_back(batch.ids.device)
+        return self._encode_chunk(batch)
 
     def _encode_chunk(self, batch: Batch) -> tuple[list[Tensor], Tensor | None]:
         """The vectors of each block, and the sum of the hidden tokens' losses, if any are predicted."""
