@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.masking_utils import sdpa_mask
 
-from simcse_kit.backbone import position_ids, quiet
+from simcse_kit.backbone import evaluating, position_ids, quiet
 from simcse_kit.dropout import dropout as drop
 from simcse_kit.packing import Packing
 
@@ -250,14 +250,8 @@ def _packed_equals_padded(backbone: PreTrainedModel) -> bool:
 @contextmanager
 def tried_out(backbone: PreTrainedModel) -> Iterator[None]:
     """Within this context a backbone computes what its weights say: no dropout, no gradients, no other precision."""
-    modes = [(module, module.training) for module in backbone.modules()]
-    backbone.eval()  # type: ignore[no-untyped-call]
-    try:
-        with torch.no_grad(), torch.autocast(backbone.device.type, enabled=False):
-            yield
-    finally:
-        for module, training in modes:
-            module.training = training
+    with evaluating(backbone), torch.no_grad(), torch.autocast(backbone.device.type, enabled=False):
+        yield
 
 
 def made_up_batch(backbone: PreTrainedModel) -> tuple[Tensor, Tensor]:

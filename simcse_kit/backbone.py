@@ -280,6 +280,19 @@ def quiet() -> Iterator[None]:
             logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
+@contextmanager
+def evaluating(*modules: nn.Module) -> Iterator[None]:
+    """Within this context modules are in evaluation mode; behind it each of their parts is in its own again."""
+    training = [part for module in modules for part in module.modules() if part.training]
+    for part in training:
+        part.training = False
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True
+
+
 def _position_table(backbone: PreTrainedModel) -> nn.Module | None:
     return getattr(getattr(backbone, "embeddings", None), "position_embeddings", None)
 

@@ -286,10 +286,7 @@ class SentenceEncoder(nn.Module):
                 [sentences], normalize, max_length, token_budget, truncate_dim=truncate_dim, precision=precision
             )[0]
             return alone
-        training = [module for module in self.modules() if module.training]
-        for module in training:
-            module.training = False
-        try:
+        with hf.evaluating(self):
             return encode_texts(
                 self,
                 sentences,
@@ -300,9 +297,6 @@ class SentenceEncoder(nn.Module):
                 precision=precision,
                 show_progress=show_progress,
             )
-        finally:
-            for module in training:
-                module.training = True
 
     def save_pretrained(
         self,

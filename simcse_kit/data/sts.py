@@ -135,8 +135,8 @@ def load_senteval_task(name: str, *, split: str = "test", text: str = "disk") ->
     Raises:
         UserError: as ``load_sts_task``, and for what cannot be fetched.
     """
-    from_hub = sts_task_name(name) == "STSB" and split in _RAW_SPLITS and not senteval_is_here(text)
-    if text == "raw" and from_hub:
+    raw_stsb = text == "raw" and sts_task_name(name) == "STSB" and split in _RAW_SPLITS
+    if raw_stsb and not is_here(_RAW_FOLDER):
         return replace(_load_hub(f"{_RAW_STSB}:{_RAW_SPLITS[split]}", "STSB"), split=split, text=text)
     return load_sts_task(name, senteval_folders(), split=split, text=text)
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from simcse_kit.backbone import evaluating
 from simcse_kit.batching import pad, to_device
 from simcse_kit.encoder import SentenceEncoder
 from simcse_kit.objectives.masked_lm import MaskedLM
@@ -43,18 +44,14 @@ class HeldOut:
         """
         draws = torch.Generator().manual_seed(_SEED)
         size = max(1, _BUDGET // self.rows.length)
-        training = [each for module in (encoder, masked_lm) for each in module.modules() if each.training]
-        for module in training:
-            module.training = False
         loss, right, count = 0.0, 0, 0
-        for start in range(0, len(self.rows), size):
-            ids, mask = pad(self.rows.token_ids(range(start, min(start + size, len(self.rows)))), encoder.pad_id)
-            tokens = masked_lm.mask(ids, mask, draws)
-            tokens, mask = tokens.to(encoder.device), to_device(mask, encoder.device)
-            logits: Tensor = masked_lm.logits(encoder, tokens, mask).float()
-            loss += torch.nn.functional.cross_entropy(logits, tokens.targets, reduction="sum").item()
-            right += int((logits.argmax(dim=-1) == tokens.targets).sum())
-            count += len(tokens.targets)
-        for module in training:
-            module.training = True
+        with evaluating(encoder, masked_lm):
+            for start in range(0, len(self.rows), size):
+                ids, mask = pad(self.rows.token_ids(range(start, min(start + size, len(self.rows)))), encoder.pad_id)
+                tokens = masked_lm.mask(ids, mask, draws)
+                tokens, mask = tokens.to(encoder.device), to_device(mask, encoder.device)
+                logits: Tensor = masked_lm.logits(encoder, tokens, mask).float()
+                loss += torch.nn.functional.cross_entropy(logits, tokens.targets, reduction="sum").item()
+                right += int((logits.argmax(dim=-1) == tokens.targets).sum())
+                count += len(tokens.targets)
         return {"loss": loss / max(1, count), "accuracy": right / max(1, count), "tokens": count}
