@@ -1,25 +1,39 @@
 """A training step on a CPU by quicker operations than PyTorch's modules choose.
 
-Linear layers in float32 go through oneDNN, which is private to PyTorch: where it is missing, or gives something else,
-they stay as they are. Dropout has other draws of the same distribution. Nothing of it outlasts the context.
+Linear layers in float32 are multiplied by numpy's BLAS where that is the quickest (see ``simcse_kit.blas``), else by
+oneDNN, which is private to PyTorch: where it is missing, or gives something else, they stay as they are. Dropout has
+other draws of the same distribution. Nothing of it outlasts the context.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import lru_cache, partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from simcse_kit import blas
 from simcse_kit.dropout import dropout
 
 # Rows of states, [..., D], from which on oneDNN makes up for putting the weights into its own order.
 _FEWEST_ROWS = 1_024
+
+
+class _Products(NamedTuple):
+    """How matrices are multiplied.
+
+    Attributes:
+        linear: States, weight and bias to what a linear layer makes of them.
+        multiply: Two matrices to their product.
+    """
+
+    linear: Callable[[Tensor, Tensor, Tensor | None], Tensor]
+    multiply: Callable[[Tensor, Tensor], Tensor]
 
 
 class QuickLayers:
@@ -27,34 +41,42 @@ class QuickLayers:
 
     def __init__(self, modules: Iterable[nn.Module], device: torch.device) -> None:
         """Look through modules; on a device that is no CPU, nothing of them is made quicker."""
-        self._forward: list[tuple[nn.Module, Callable[[Tensor], Tensor]]] = []
-        if device.type != "cpu":
-            return
-        for layer in dict.fromkeys(layer for module in modules for layer in module.modules()):
-            if "forward" in vars(layer):  # somebody else's
-                continue
-            if type(layer) is nn.Dropout:
-                self._forward.append((layer, partial(_dropout, layer)))
-            elif type(layer) is nn.Linear and _linear_is_available():
-                self._forward.append((layer, partial(_linear, layer)))
+        every = (layer for module in modules for layer in module.modules()) if device.type == "cpu" else ()
+        own = [layer for layer in dict.fromkeys(every) if "forward" not in vars(layer)]  # the others are somebody's
+        self._dropouts = [layer for layer in own if type(layer) is nn.Dropout]
+        self._linears = [layer for layer in own if type(layer) is nn.Linear]
+        self._by_blas = blas.is_quickest() and blas.Team.is_available()
+        if self._linears and not self._by_blas and not _onednn_is_available():
+            self._linears = []
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
         """Within this context they are quick."""
-        for layer, forward in self._forward:
-            layer.forward = forward
-        try:
+        with ExitStack() as stack:
+            products = _ONEDNN
+            if self._linears and self._by_blas:
+                products = _by_blas(stack.enter_context(blas.Team(torch.get_num_threads())))
+            for dropped in self._dropouts:
+                stack.enter_context(_computed_by(dropped, partial(_dropout, dropped)))
+            for linear in self._linears:
+                stack.enter_context(_computed_by(linear, partial(_linear, linear, products)))
             yield
-        finally:
-            for layer, _ in self._forward:
-                del layer.forward  # the class's own is behind it
+
+
+@contextmanager
+def _computed_by(layer: nn.Module, forward: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    layer.forward = forward
+    try:
+        yield
+    finally:
+        del layer.forward  # the class's own is behind it
 
 
 def _dropout(module: nn.Dropout, states: Tensor) -> Tensor:
     return dropout(states, module.p) if module.training and not module.inplace else nn.Dropout.forward(module, states)
 
 
-def _linear(module: nn.Linear, states: Tensor) -> Tensor:
+def _linear(module: nn.Linear, products: _Products, states: Tensor) -> Tensor:
     weight = module.weight
     quick = (
         states.dtype == weight.dtype == torch.float32
@@ -63,43 +85,55 @@ def _linear(module: nn.Linear, states: Tensor) -> Tensor:
     )
     if not quick:
         return nn.Linear.forward(module, states)
-    found: Tensor = _Linear.apply(states, weight, module.bias)  # type: ignore[no-untyped-call]
+    found: Tensor = _Linear.apply(states, weight, module.bias, products)  # type: ignore[no-untyped-call]
     return found
 
 
 class _Linear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, states: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def forward(ctx: Any, states: Tensor, weight: Tensor, bias: Tensor | None, products: _Products) -> Tensor:
         ctx.save_for_backward(states, weight)
-        ctx.has_bias = bias is not None
-        return _product(states, weight, bias)
+        ctx.has_bias, ctx.products = bias is not None, products
+        return products.linear(states, weight, bias)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
         states, weight = ctx.saved_tensors
-        of_states, of_weight, of_bias = ctx.needs_input_grad
+        of_states, of_weight, of_bias, _ = ctx.needs_input_grad
         rows = gradient.flatten(0, -2)
         return (
-            _product(gradient, weight.t(), None) if of_states else None,
-            rows.t() @ states.flatten(0, -2) if of_weight else None,
+            ctx.products.linear(gradient, weight.t(), None) if of_states else None,
+            ctx.products.multiply(rows.t(), states.flatten(0, -2)) if of_weight else None,
             rows.sum(dim=0) if ctx.has_bias and of_bias else None,
+            None,
         )
 
 
-def _product(states: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def _onednn_linear(states: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     found: Tensor = torch.ops.mkldnn._linear_pointwise(states, weight, bias, "none", [], "none")
     return found
 
 
+_ONEDNN = _Products(_onednn_linear, torch.mm)
+
+
+def _by_blas(team: blas.Team) -> _Products:
+    def linear(states: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        found = team.multiply(states.flatten(0, -2), weight.t())
+        return (found if bias is None else found.add_(bias)).view(*states.shape[:-1], -1)
+
+    return _Products(linear, team.multiply)
+
+
 @lru_cache
-def _linear_is_available() -> bool:
+def _onednn_is_available() -> bool:
     """Try a linear layer and its gradients against PyTorch's own."""
     with torch.device("cpu"), torch.inference_mode(False), torch.enable_grad():
         sizes = (1, 4, 3), (2, 3), (2,)
         inputs = [torch.linspace(-1, 2, math.prod(size)).view(size).requires_grad_() for size in sizes]
         try:
-            ours: Tensor = _Linear.apply(*inputs)  # type: ignore[no-untyped-call]
+            ours: Tensor = _Linear.apply(*inputs, _ONEDNN)  # type: ignore[no-untyped-call]
             own = nn.functional.linear(*inputs)
             found, expected = ([out, *torch.autograd.grad(out.square().sum(), inputs)] for out in (ours, own))
         except (AttributeError, RuntimeError):

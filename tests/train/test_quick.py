@@ -6,18 +6,28 @@ import pytest
 import torch
 from torch import nn
 
+from simcse_kit import blas
 from simcse_kit.train import quick
 from simcse_kit.train.quick import QuickLayers
 
 CPU = torch.device("cpu")
 
 
-@pytest.fixture
-def calls(monkeypatch):
+@pytest.fixture(params=["onednn", "blas"])
+def calls(request, monkeypatch):
     """The shapes of the states of every product that was quick, but those of the trial."""
-    assert quick._linear_is_available()
-    seen, product = [], quick._product
-    monkeypatch.setattr(quick, "_product", lambda *of: seen.append(tuple(of[0].shape)) or product(*of))
+    assert quick._onednn_is_available()
+    if request.param == "blas" and not blas.Team.is_available():
+        pytest.skip("needs PyTorch with GNU's OpenMP")
+    monkeypatch.setattr(blas, "is_quickest", lambda: request.param == "blas")
+    monkeypatch.setattr(blas, "_FEWEST", 1)
+    seen, by_blas = [], quick._by_blas
+
+    def watched(products):
+        return products._replace(linear=lambda *of: seen.append(tuple(of[0].shape)) or products.linear(*of))
+
+    monkeypatch.setattr(quick, "_ONEDNN", watched(quick._ONEDNN))
+    monkeypatch.setattr(quick, "_by_blas", lambda team: watched(by_blas(team)))
     return seen
 
 
@@ -46,7 +56,7 @@ def test_what_takes_no_gradient_gets_none(calls):
     assert calls == [(1_100, 12)]
 
 
-@pytest.mark.parametrize("case", ["few rows", "double", "autocast", "adapter", "replaced", "gpu", "missing", "wrong"])
+@pytest.mark.parametrize("case", ["few rows", "double", "autocast", "adapter", "replaced", "gpu"])
 def test_everything_else_is_left_to_the_layer(case, calls, monkeypatch):
     class Adapter(nn.Linear):
         def forward(self, states):
@@ -60,23 +70,30 @@ def test_everything_else_is_left_to_the_layer(case, calls, monkeypatch):
         layer.forward = lambda states: states * 2
     if case == "double":
         layer, states = layer.double(), states.double()
-    if case in ("missing", "wrong"):
-        broken = {"missing": RuntimeError("no such operation"), "wrong": None}[case]
-
-        def product(states, weight, bias):
-            if broken:
-                raise broken
-            return states @ weight.t()
-
-        quick._linear_is_available.cache_clear()
-        monkeypatch.setattr(quick, "_product", product)
     with torch.autocast("cpu", enabled=case == "autocast"):
         expected = layer(states)
         with QuickLayers([layer], torch.device("cuda" if case == "gpu" else "cpu")).in_use():
             found = layer(states)
-    quick._linear_is_available.cache_clear()
     assert torch.equal(found, expected) and not calls
     assert ("forward" in vars(layer)) == (case == "replaced")
+
+
+@pytest.mark.parametrize("case", ["missing", "wrong"])
+def test_a_onednn_that_is_not_as_it_should_be_is_not_used(case, monkeypatch):
+    def linear(states, weight, bias):
+        if case == "missing":
+            raise RuntimeError("no such operation")
+        return states @ weight.t()
+
+    monkeypatch.setattr(blas, "is_quickest", lambda: False)
+    monkeypatch.setattr(quick, "_ONEDNN", quick._ONEDNN._replace(linear=linear))
+    quick._onednn_is_available.cache_clear()
+    try:
+        layer, states = nn.Linear(12, 20), torch.randn(1_100, 12)
+        with QuickLayers([layer], CPU).in_use():
+            assert torch.equal(layer(states), nn.Linear.forward(layer, states)) and "forward" not in vars(layer)
+    finally:
+        quick._onednn_is_available.cache_clear()
 
 
 def test_dropout_is_quick_in_training_alone_and_nothing_outlasts_the_context(monkeypatch):

@@ -1,0 +1,123 @@
+"""Matrix products on a CPU by numpy's BLAS, where that is the quickest.
+
+On AMD's processors without AVX-512 the libraries that PyTorch multiplies with, oneDNN and MKL, reach three quarters of
+what OpenBLAS does, which comes with numpy. But its threads and those of OpenMP, which do the rest of PyTorch's work,
+wait for their next task without sleep, and so keep each other from the cores. Here it uses no threads of its own: who
+calls it shares the work out.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from functools import lru_cache
+from itertools import pairwise
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import numpy as np
+import torch
+from threadpoolctl import ThreadpoolController
+from torch import Tensor
+
+# Multiplications for each thread that make up for waking it.
+_FEWEST = 1 << 24
+# What `omp_pause_resource_all` is told: threads go, settings stay (OpenMP 5.0, section 3.2.43).
+_SOFT = 1
+
+
+@lru_cache
+def is_quickest() -> bool:
+    """Whether this is such a processor, and numpy's BLAS is OpenBLAS."""
+    described = Path("/proc/cpuinfo")
+    by_amd = described.is_file() and "AuthenticAMD" in described.read_text(encoding="utf-8")
+    built: Any = np.show_config(mode="dicts")
+    is_openblas = "openblas" in built.get("Build Dependencies", {}).get("blas", {}).get("name", "")
+    return by_amd and is_openblas and torch.backends.cpu.get_cpu_capability() == "AVX2"
+
+
+class _OnCallersThread:
+    """The context ``on_callers_thread``, which several threads may be in: the last one to leave undoes it."""
+
+    def __init__(self) -> None:
+        self._lock, self._inside, self._undo = Lock(), 0, ExitStack()
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        with self._lock:
+            if self._inside == 0:
+                self._undo.callback(torch.set_num_threads, torch.get_num_threads())
+                openblas = ThreadpoolController().select(internal_api="openblas")
+                self._undo.enter_context(openblas.limit(limits=1))
+            self._inside += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._inside -= 1
+                if self._inside == 0:
+                    self._undo.close()
+
+
+on_callers_thread = _OnCallersThread()
+"""Within this context OpenBLAS multiplies on the thread that calls it; behind it, PyTorch has its threads again too."""
+
+
+class Team:
+    """Threads that multiply together, within its context, among operations of PyTorch's on as many threads."""
+
+    def __init__(self, threads: int) -> None:
+        """Take the thread that calls, and others.
+
+        Args:
+            threads: How many in all, at least 1.
+        """
+        self._threads, self._stack = threads, ExitStack()
+
+    @staticmethod
+    def is_available() -> bool:
+        """Whether the threads of PyTorch's operations can be sent away, so that a product has the cores."""
+        return bool(_pauses())
+
+    def __enter__(self) -> Team:
+        self._stack.enter_context(on_callers_thread())
+        self._others = self._stack.enter_context(ThreadPoolExecutor(self._threads, thread_name_prefix="products"))
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self._stack.close()
+
+    def multiply(self, left: Tensor, right: Tensor) -> Tensor:
+        """The product of two matrices in float32, [M, K] by [K, N] -> [M, N], without gradients.
+
+        The result does not depend on when which thread computes.
+        """
+        rows = len(left)
+        if rows * right.numel() < self._threads * _FEWEST:
+            return left.detach() @ right.detach()
+        for pause in _pauses():
+            pause(_SOFT)
+        product = left.new_empty(rows, right.shape[1])
+        a, b, out = (tensor.detach().numpy() for tensor in (left, right, product))
+        bounds = [rows * part // self._threads for part in range(self._threads + 1)]
+        own, *others = (slice(*pair) for pair in pairwise(bounds))
+        waiting = [self._others.submit(np.matmul, a[part], b, out=out[part]) for part in others]
+        np.matmul(a[own], b, out=out[own])
+        for part in waiting:
+            part.result()
+        return product
+
+
+@lru_cache
+def _pauses() -> list[Callable[[int], int]]:
+    """What sends the OpenMP threads of its caller away, of each runtime; none if one is not GNU's, or too old."""
+    found: list[Callable[[int], int]] = []
+    for runtime in ThreadpoolController().select(user_api="openmp").info():
+        pause = getattr(ctypes.CDLL(runtime["filepath"]), "omp_pause_resource_all", None)
+        if pause is None or runtime["prefix"] != "libgomp":
+            return []
+        found.append(pause)
+    return found

@@ -1,0 +1,95 @@
+"""Products by numpy's BLAS: what comes out, on which threads, and settings that are left as found."""
+
+import threading
+
+import numpy as np
+import pytest
+import torch
+from threadpoolctl import threadpool_info
+
+from simcse_kit import blas
+
+needs_gnu = pytest.mark.skipif(not blas.Team.is_available(), reason="needs PyTorch with GNU's OpenMP")
+needs_openblas = pytest.mark.skipif(
+    all(each["internal_api"] != "openblas" for each in threadpool_info()), reason="needs numpy with OpenBLAS"
+)
+
+
+def openblas_threads():
+    return [each["num_threads"] for each in threadpool_info() if each["internal_api"] == "openblas"]
+
+
+@needs_gnu
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("layout", ["as it is", "left turned", "right turned", "no rows", "fewer rows than threads"])
+def test_products_are_float64s(layout, threads, monkeypatch):
+    monkeypatch.setattr(blas, "_FEWEST", 0)
+    rows = {"no rows": 0, "fewer rows than threads": 2}.get(layout, 101)
+    left, right = torch.randn(rows, 37, requires_grad=True), torch.randn(37, 53)
+    if layout == "left turned":
+        left = torch.randn(37, 101).t()
+    if layout == "right turned":
+        right = torch.randn(53, 37).t()
+    with blas.Team(threads) as team:
+        found = team.multiply(left, right)
+        assert torch.equal(found, team.multiply(left, right))
+    assert not found.requires_grad and found.shape == (rows, 53)
+    assert torch.allclose(found.double(), left.double() @ right.double(), atol=1e-4)
+
+
+@needs_gnu
+def test_each_thread_has_its_share_and_small_products_are_left_to_pytorch(monkeypatch):
+    seen, multiply = [], np.matmul
+
+    def watched(left, right, out):
+        seen.append((threading.get_ident(), len(left)))
+        return multiply(left, right, out=out)
+
+    monkeypatch.setattr(np, "matmul", watched)
+    left, right = torch.randn(1_000, 64), torch.randn(64, 64)
+    with blas.Team(2) as team:
+        team.multiply(left, right)
+        assert not seen
+        monkeypatch.setattr(blas, "_FEWEST", 1_000 * 64 * 64 // 2)
+        team.multiply(left, right)
+    assert [rows for _, rows in seen] == [500, 500] and len({thread for thread, _ in seen}) == 2
+
+
+@needs_openblas
+def test_openblas_has_its_threads_again_behind_the_last_one_who_asked():
+    before, torchs = openblas_threads(), torch.get_num_threads()
+    with blas.on_callers_thread():
+        with blas.on_callers_thread():
+            assert set(openblas_threads()) == {1}
+        assert set(openblas_threads()) == {1}
+        worker = threading.Thread(target=torch.set_num_threads, args=(1,))
+        worker.start()
+        worker.join()
+    assert openblas_threads() == before and torch.get_num_threads() == torchs
+    with pytest.raises(KeyError), blas.on_callers_thread():
+        raise KeyError
+    assert openblas_threads() == before
+
+
+@pytest.mark.parametrize(
+    ("processor", "capability", "library", "expected"),
+    [
+        ("AuthenticAMD", "AVX2", "scipy-openblas", True),
+        ("AuthenticAMD", "AVX512", "scipy-openblas", False),
+        ("GenuineIntel", "AVX2", "scipy-openblas", False),
+        ("AuthenticAMD", "AVX2", "mkl", False),
+        (None, "AVX2", "scipy-openblas", False),
+    ],
+)
+def test_it_is_quickest_where_that_was_measured(processor, capability, library, expected, tmp_path, monkeypatch):
+    described = tmp_path / "cpuinfo"
+    if processor is not None:
+        described.write_text(f"vendor_id : {processor}\n", encoding="utf-8")
+    monkeypatch.setattr(blas, "Path", lambda name: described)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    monkeypatch.setattr(np, "show_config", lambda mode: {"Build Dependencies": {"blas": {"name": library}}})
+    blas.is_quickest.cache_clear()
+    try:
+        assert blas.is_quickest() == expected
+    finally:
+        blas.is_quickest.cache_clear()
