@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -12,10 +13,11 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.functional import normalize as unit_length
 
+from simcse_kit import blas
 from simcse_kit.ahead import made_ahead
 from simcse_kit.batching import CPU_TOKEN_BUDGET, length_sorted_batches, pad, stated_length, to_device, windows
 from simcse_kit.errors import UserError
-from simcse_kit.fused import fuse
+from simcse_kit.fused import FusedBackbone, fuse
 from simcse_kit.packing import packed_batches
 from simcse_kit.progress import counted_rows
 from simcse_kit.quantization import Precision, check_precision, quantize
@@ -29,6 +31,10 @@ _WINDOW = 16_384
 _GPU_TOKEN_BUDGET = 32_768
 # Tokens of a window from which on its backbone is fused for it: what makes up for copying the weights.
 _FUSED_TOKENS = 1_024
+# Where each batch has a thread, the fewest tokens a thread, and the most in the batches of all threads: memory.
+_THREAD_TOKENS, _TOKENS_OF_ALL_THREADS = 512, 32_768
+
+_Encoded = tuple[list[int], torch.Tensor]
 
 
 @torch.inference_mode()
@@ -97,13 +103,62 @@ def _encode_window(
 
     ``count`` is told how many rows each batch stands for, on average.
     """
-    device, on_cpu, tokens = encoder.device, encoder.device.type == "cpu", window.tokens
+    device, tokens = encoder.device, window.tokens
     vectors = torch.empty(len(tokens), encoder.dimension, dtype=torch.float32, device=device)
     lengths = [len(row) for row in tokens]
+    way = _Way.of(encoder, sum(lengths), budget)
     batches = packed_batches if encoder.packs else length_sorted_batches
-    fused = fuse(encoder.backbone) if on_cpu and encoder.packs and sum(lengths) >= _FUSED_TOKENS else None
-    for rows in batches(lengths, budget):
+
+    @torch.inference_mode()
+    def encode(rows: list[int]) -> _Encoded:
         ids, mask = (to_device(each, device) for each in pad([tokens[row] for row in rows], encoder.pad_id))
-        vectors[to_device(torch.tensor(rows, device="cpu"), device)] = encoder(ids, mask, fused).float()
+        return rows, encoder(ids, mask, way.fused).float()
+
+    for rows, found in way.all_of(partial(encode, rows) for rows in batches(lengths, way.budget)):
+        vectors[to_device(torch.tensor(rows, device="cpu"), device)] = found
         count(len(rows) * len(window) / len(tokens))
     return vectors.cpu()
+
+
+@dataclass(frozen=True)
+class _Way:
+    """How the batches of a window are encoded.
+
+    Attributes:
+        fused: The backbone as it is now, if it is fused.
+        threads: How many batches are encoded at a time, by a thread each, which multiplies by BLAS; None: the caller's
+            encodes them one after the other.
+        budget: The most tokens in a batch.
+    """
+
+    fused: FusedBackbone | None
+    threads: int | None
+    budget: int
+
+    @classmethod
+    def of(cls, encoder: SentenceEncoder, tokens: int, budget: int) -> _Way:
+        """That of so many tokens; each of several threads gets as many batches as the others."""
+        if encoder.device.type != "cpu" or not encoder.packs or tokens < _FUSED_TOKENS:
+            return cls(None, None, budget)
+        threads = torch.get_num_threads()
+        own_thread = blas.is_quickest() and tokens >= threads * _THREAD_TOKENS and not torch.is_autocast_enabled("cpu")
+        fused = fuse(encoder.backbone, by_blas=True) if own_thread else None
+        if fused is None:
+            return cls(fuse(encoder.backbone), None, budget)
+        most = min(budget, max(_THREAD_TOKENS, _TOKENS_OF_ALL_THREADS // threads))
+        batches = threads * math.ceil(tokens / (threads * most))
+        return cls(fused, threads, math.ceil(tokens / batches))
+
+    def all_of(self, tasks: Iterable[Callable[[], _Encoded]]) -> Iterator[_Encoded]:
+        """What tasks return, in their order."""
+        if self.threads is None:
+            yield from (task() for task in tasks)
+            return
+        with blas.on_callers_thread():
+            yield from made_ahead(
+                tasks,
+                count=2 * self.threads,
+                thread_name="batches",
+                threads=self.threads,
+                begin=partial(torch.set_num_threads, 1),
+            )

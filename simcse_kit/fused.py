@@ -2,7 +2,8 @@
 
 Query, key and value come from one linear layer. The weights are put into the order that oneDNN's kernels read, which
 add bias and residual and apply GELU to what they have at hand; these operations are private to PyTorch, so where one is
-missing, or gives something else, nothing is fused. Pooling ``cls`` gets no more of the last layer than it reads.
+missing, or gives something else, nothing is fused. Where numpy's BLAS is quicker (see ``simcse_kit.blas``), it
+multiplies instead. Pooling ``cls`` gets no more of the last layer than it reads.
 
 The weights are a copy, made for the texts at hand and dropped behind them: so it is never older than weights that are
 trained, loaded or moved, it is not copied or saved with a model, and it takes memory only while texts are encoded (as
@@ -19,6 +20,7 @@ from types import BuiltinFunctionType, FunctionType
 from typing import Any, cast
 from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -41,11 +43,11 @@ _FIT: WeakKeyDictionary[PreTrainedModel, int] = WeakKeyDictionary()
 class FusedBackbone:
     """A backbone's own embeddings and a copy of its layers, for evaluation; made by ``fuse``."""
 
-    def __init__(self, backbone: PreTrainedModel) -> None:
+    def __init__(self, backbone: PreTrainedModel, *, by_blas: bool) -> None:
         self._backbone, self._embeddings = backbone, cast(Any, backbone.embeddings)
         self._project = getattr(backbone, "embeddings_project", nn.Identity())  # ELECTRA's
         layers: Any = backbone.encoder if hasattr(backbone, "encoder") else backbone.transformer
-        self._layers = [_Layer(layer, backbone.config.num_attention_heads) for layer in layers.layer]
+        self._layers = [_Layer(layer, backbone.config.num_attention_heads, by_blas=by_blas) for layer in layers.layer]
 
     @torch.inference_mode()
     def states(self, input_ids: Tensor, packing: Packing, *, all_layers: bool) -> Sequence[Tensor]:
@@ -82,7 +84,7 @@ class FusedBackbone:
 
 
 @torch.inference_mode()
-def fuse(backbone: PreTrainedModel) -> FusedBackbone | None:
+def fuse(backbone: PreTrainedModel, *, by_blas: bool = False) -> FusedBackbone | None:
     """Fuse the layers of a backbone as they are now, if they are BERT's.
 
     The states of a made-up batch must be the backbone's own, in every layer. That is tried once for what its modules
@@ -90,6 +92,7 @@ def fuse(backbone: PreTrainedModel) -> FusedBackbone | None:
 
     Args:
         backbone: One that ``simcse_kit.attention.use_packed_attention`` has found fit; in evaluation mode, on a CPU.
+        by_blas: Multiply by numpy's BLAS, as it is set, instead of oneDNN; in float32.
 
     Returns:
         The fused backbone. None: its layers are others, PyTorch lacks the operations here or in this precision,
@@ -98,7 +101,7 @@ def fuse(backbone: PreTrainedModel) -> FusedBackbone | None:
     if _has_hooks(backbone):
         return None
     try:
-        fused, setting = FusedBackbone(backbone), _setting(backbone)
+        fused, setting = FusedBackbone(backbone, by_blas=by_blas), hash((_setting(backbone), by_blas))
         if _FIT.get(backbone) != setting:
             if not _equals(fused, backbone):
                 return None
@@ -112,13 +115,9 @@ class _Linear:
     """Linear layers that read the same states, joined to one."""
 
     def __init__(self, *layers: nn.Module) -> None:
-        plain = [layer for layer in layers if type(layer) is nn.Linear]
-        if len(plain) < len(layers):
-            raise TypeError("adapters, quantised layers and the like compute more than their weights tell")
-        weight = plain[0].weight if len(plain) == 1 else torch.cat([layer.weight for layer in plain])
+        weight, self._bias = _joined(*layers)
         self._weight = torch.ops.mkldnn._reorder_linear_weight(weight, CPU_TOKEN_BUDGET)  # suits these best, serves any
-        self._bias = torch.cat([layer.bias for layer in plain])
-        self._count = len(plain)
+        self._count = len(layers)
 
     def each(self, states: Tensor) -> Sequence[Tensor]:
         """What each layer makes of states, [1, P, width in] -> [1, P, width out] each."""
@@ -133,6 +132,32 @@ class _Linear:
         """What a single layer makes of states, and a residual added to it; the states are not needed again."""
         found: Tensor = torch.ops.mkldnn._linear_pointwise.binary(states, residual, self._weight, self._bias, "add")
         return found
+
+
+class _BlasLinear:
+    """As ``_Linear``, by numpy's BLAS."""
+
+    def __init__(self, *layers: nn.Module) -> None:
+        weight, self._bias = _joined(*layers)
+        if weight.dtype != torch.float32:
+            raise TypeError("numpy multiplies nothing shorter by BLAS")
+        self._weight = weight.detach().t().numpy()
+        self._count = len(layers)
+
+    def each(self, states: Tensor) -> Sequence[Tensor]:
+        """As ``_Linear.each``."""
+        return self.only(states).chunk(self._count, dim=-1)
+
+    def only(self, states: Tensor, then: str = "none") -> Tensor:
+        """As ``_Linear.only``."""
+        found = states.new_empty(*states.shape[:-1], len(self._bias))
+        np.matmul(states.numpy(), self._weight, out=found.numpy())
+        found.add_(self._bias)
+        return torch.ops.aten.gelu_(found) if then == "gelu" else found
+
+    def plus(self, residual: Tensor, states: Tensor) -> Tensor:
+        """As ``_Linear.plus``."""
+        return self.only(states).add_(residual)
 
 
 class _Int8Linear:
@@ -157,15 +182,26 @@ class _Int8Linear:
         return self._layer.multiply(Rounded.of(states, spare=True)).add_(residual)
 
 
-def _linear(*layers: nn.Module) -> _Linear | _Int8Linear:
+def _linear(*layers: nn.Module, by_blas: bool) -> _Linear | _BlasLinear | _Int8Linear:
+    if by_blas:
+        return _BlasLinear(*layers)
     integers = [layer for layer in layers if isinstance(layer, Int8Linear)]
     return _Int8Linear(*integers) if len(integers) == len(layers) else _Linear(*layers)
+
+
+def _joined(*layers: nn.Module) -> tuple[Tensor, Tensor]:
+    """Weight and bias of linear layers, one below the other: [width out of all, width in], [width out of all]."""
+    plain = [layer for layer in layers if type(layer) is nn.Linear]
+    if len(plain) < len(layers):
+        raise TypeError("adapters, quantised layers and the like compute more than their weights tell")
+    weight = plain[0].weight if len(plain) == 1 else torch.cat([layer.weight for layer in plain])
+    return weight, torch.cat([layer.bias for layer in plain])
 
 
 class _Layer:
     """Attention and feed-forward, each added to what it got, and the sum normalised (Devlin et al. 2019)."""
 
-    def __init__(self, layer: Any, heads: int) -> None:
+    def __init__(self, layer: Any, heads: int, *, by_blas: bool) -> None:
         if hasattr(layer, "ffn"):  # DistilBERT's names
             attention, feed = layer.attention, layer.ffn
             inner = attention.q_lin, attention.k_lin, attention.v_lin
@@ -178,8 +214,8 @@ class _Layer:
             linears = after.dense, layer.intermediate.dense, layer.output.dense
             self._activation = layer.intermediate.intermediate_act_fn
             self._middle_norm, self._norm = after.LayerNorm, layer.output.LayerNorm
-        self._heads, self._inner = heads, _linear(*inner)
-        self._out, self._up, self._down = map(_linear, linears)
+        self._heads, self._inner = heads, _linear(*inner, by_blas=by_blas)
+        self._out, self._up, self._down = (_linear(linear, by_blas=by_blas) for linear in linears)
 
     def __call__(self, states: Tensor, packing: Packing, *, first_only: bool = False) -> Tensor:
         """The next states, [1, P, D] -> [1, P, D]; ``first_only``: of each row's first token, [1, B, D]."""

@@ -1,6 +1,7 @@
 """``encode``: what it takes and what it gives, whatever windows and batches it works in."""
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import naive
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 
-from simcse_kit import SentenceEncoder, UserError
+from simcse_kit import SentenceEncoder, UserError, blas
 from simcse_kit import encoding as encoding_module
 from simcse_kit.locate import locate
 
@@ -191,6 +192,62 @@ def test_torchs_default_type_and_device_change_nothing(tiny, sentences):
     finally:
         torch.set_default_dtype(torch.float32)
     assert found.dtype == np.float32 and naive.largest_difference(found, expected) < 1e-6
+
+
+@pytest.fixture(params=[3, 1])
+def side_by_side(request, monkeypatch):
+    """Batches have a thread each, few texts though they are; the threads that encoded, and on how many of torch's."""
+    seen, forward = [], SentenceEncoder.forward
+
+    def watched(self, *args):
+        seen.append((threading.current_thread().name, torch.get_num_threads()))
+        return forward(self, *args)
+
+    monkeypatch.setattr(blas, "is_quickest", lambda: True)
+    monkeypatch.setattr(encoding_module, "_FUSED_TOKENS", 1)
+    monkeypatch.setattr(encoding_module, "_THREAD_TOKENS", 1)
+    monkeypatch.setattr(SentenceEncoder, "forward", watched)
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield seen
+    assert torch.get_num_threads() == request.param
+    torch.set_num_threads(before)
+
+
+def test_batches_that_have_a_thread_each_give_the_same_vectors(tiny, sentences, monkeypatch, side_by_side):
+    monkeypatch.setattr(encoding_module, "_THREAD_TOKENS", 10**6)
+    expected = tiny.encode(sentences * 2)
+    assert set(side_by_side) == {("MainThread", torch.get_num_threads())}
+    side_by_side.clear()
+    monkeypatch.setattr(encoding_module, "_THREAD_TOKENS", 1)
+    for budget in (None, 20):
+        assert naive.largest_difference(tiny.encode(sentences * 2, token_budget=budget), expected) < 1e-6
+        assert len(side_by_side) >= (torch.get_num_threads() if budget is None else 6)
+        assert {name.rpartition("_")[0] for name, _ in side_by_side} == {"batches"}
+        assert {threads for _, threads in side_by_side} == {1}
+        side_by_side.clear()
+
+
+def test_batches_of_several_callers_have_a_thread_each(tiny, sentences, side_by_side):
+    expected = tiny.encode(sentences)
+    with ThreadPoolExecutor(4) as callers:
+        for found in callers.map(lambda _: tiny.encode(sentences), range(20)):
+            assert naive.largest_difference(found, expected) < 1e-6
+
+
+def test_an_error_in_a_thread_comes_to_the_caller(tiny, sentences, monkeypatch, side_by_side):
+    def fail(*args):
+        raise KeyError("no such row")
+
+    monkeypatch.setattr(SentenceEncoder, "forward", fail)
+    with pytest.raises(KeyError, match="no such row"):
+        tiny.encode(sentences)
+
+
+def test_where_autocast_has_chosen_a_precision_the_callers_thread_encodes(tiny, sentences, side_by_side):
+    with torch.autocast("cpu", torch.bfloat16):
+        tiny.encode(sentences)
+    assert set(side_by_side) == {("MainThread", torch.get_num_threads())}
 
 
 def test_threads_that_cut_at_different_lengths_do_not_disturb_each_other(tiny):

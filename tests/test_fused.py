@@ -2,7 +2,9 @@
 
 import copy
 import gc
+import sys
 import weakref
+from functools import partial
 from types import SimpleNamespace
 
 import naive
@@ -11,7 +13,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 from transformers import AutoModel, AutoTokenizer
 
-from simcse_kit import SentenceEncoder, fused, row_attention
+from simcse_kit import SentenceEncoder, blas, fused, row_attention
 from simcse_kit import encoding as encoding_module
 from simcse_kit import passes as passes_module
 from simcse_kit.attention import use_packed_attention
@@ -32,10 +34,15 @@ def open_encoder(checkpoint, **options):
     return SentenceEncoder.from_pretrained(checkpoint, device="cpu", **options)
 
 
-@pytest.fixture(autouse=True)
-def always(monkeypatch):
-    """Few texts are worth it here."""
+@pytest.fixture(autouse=True, params=["onednn", "blas"])
+def multiplied_by(request, monkeypatch):
+    """Each test by both libraries, whichever is quicker here; few texts are worth it."""
+    by_blas = request.param == "blas"
     monkeypatch.setattr(encoding_module, "_FUSED_TOKENS", 0)
+    monkeypatch.setattr(encoding_module, "_THREAD_TOKENS", 1)
+    monkeypatch.setattr(blas, "is_quickest", lambda: by_blas)
+    monkeypatch.setattr(sys.modules[__name__], "fuse", partial(fused.fuse, by_blas=by_blas))
+    return request.param
 
 
 @pytest.fixture
@@ -111,12 +118,15 @@ def test_every_layers_states_are_the_padded_ones(opened, family):
 
 @pytest.mark.parametrize("longest", [0, 8, 128], ids=lambda length: f"steps-to-{length}")
 @pytest.mark.parametrize("family", FUSED)
-def test_in_bfloat16_rounding_is_no_worse_than_the_padded_ones(opened, monkeypatch, family, longest):
+def test_in_bfloat16_rounding_is_no_worse_than_the_padded_ones(opened, monkeypatch, multiplied_by, family, longest):
     monkeypatch.setattr(row_attention, "_LONGEST", longest)
     own, encoder, ids, mask = opened(family)
     exact = padded_states(own, ids, mask)[-1]
     theirs = padded_states(copy.deepcopy(own).bfloat16(), ids, mask)[-1].float()
     found = fuse(copy.deepcopy(encoder.backbone).bfloat16())
+    if multiplied_by == "blas":
+        assert found is None
+        return
     if found is None:
         assert not torch.ops.mkldnn._is_mkldnn_bf16_supported()
         pytest.skip("no bfloat16 linear layers in oneDNN on this machine")
@@ -216,8 +226,8 @@ def test_changed_weights_are_the_ones_that_encode(bert, sentences, change):
 def test_nothing_of_it_stays_in_the_encoder(bert, sentences, monkeypatch, tmp_path):
     made = []
 
-    def fuse_and_watch(backbone):
-        result = fuse(backbone)
+    def fuse_and_watch(backbone, **options):
+        result = fused.fuse(backbone, **options)
         made.append(weakref.ref(result))
         return result
 
@@ -314,14 +324,19 @@ def of_the_second_token(self, ids, packing):
     ("owner", "name", "wrong"),
     [
         (fused._Linear, "plus", without_residual),
+        (fused._BlasLinear, "plus", without_residual),
         (fused.FusedBackbone, "first_states", of_the_second_token),
         (torch.ops, "mkldnn", SimpleNamespace()),
     ],
-    ids=["wrong", "wrong-first", "missing"],
+    ids=["wrong", "wrong-blas", "wrong-first", "missing"],
 )
-def test_operations_that_are_wrong_or_missing_are_found_out(bert, sentences, monkeypatch, owner, name, wrong):
+def test_operations_that_are_wrong_or_missing_are_found_out(
+    bert, sentences, monkeypatch, multiplied_by, owner, name, wrong
+):
     monkeypatch.setattr(owner, name, wrong)
-    assert fuse(bert.backbone) is None
+    of_the_other = fused._Linear if multiplied_by == "blas" else fused._BlasLinear
+    unharmed = owner is of_the_other or (owner is torch.ops and multiplied_by == "blas")
+    assert (fuse(bert.backbone) is None) != unharmed
     assert naive.largest_difference(bert.encode(sentences), padded_vectors(bert, sentences)) < 1e-5
 
 
@@ -334,9 +349,10 @@ def test_autocast_keeps_its_own_precisions(bert, before):
 
 
 @pytest.mark.parametrize(("more", "calls"), [(0, 1), (1, 0)])
-def test_it_takes_many_tokens_to_be_worth_it(bert, sentences, monkeypatch, more, calls):
+def test_it_takes_many_tokens_to_be_worth_it(bert, sentences, monkeypatch, multiplied_by, more, calls):
     made = []
     monkeypatch.setattr(encoding_module, "_FUSED_TOKENS", sum(map(len, bert.tokenize(sentences))) + more)
-    monkeypatch.setattr(encoding_module, "fuse", made.append)
+    monkeypatch.setattr(encoding_module, "fuse", lambda backbone, by_blas=False: made.append(by_blas))
     bert.encode(sentences)
-    assert len(made) == calls
+    # Where one way finds nothing, the other one is tried.
+    assert made == ([True, False] if multiplied_by == "blas" else [False])[: calls * 2]
