@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -236,20 +236,6 @@ def released_pooling(name: str) -> str | None:
     if not found:
         return None
     return "cls" if found.group(1) else "cls_pooler"
-
-
-def parse_dtype(dtype: str | torch.dtype | None, *, int8: bool = False) -> torch.dtype:
-    """A floating-point type from its name, or int8 where that is allowed; None is float32.
-
-    Raises:
-        UserError: If it is none that models compute in.
-    """
-    found: Any = dtype if isinstance(dtype, torch.dtype) else getattr(torch, dtype or "float32", None)
-    known = [torch.float32, torch.bfloat16, torch.float16, torch.float64, *([torch.int8] if int8 else [])]
-    if found not in known:
-        names = "float32, bfloat16, float16 or, on a CPU, int8" if int8 else "float32, bfloat16 or float16"
-        raise UserError(f"dtype {dtype!r} is unknown; use {names}")
-    return cast(torch.dtype, found)
 
 
 def parse_device(device: str | torch.device | None) -> torch.device:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from simcse_kit import backbone as hf
+from simcse_kit.dtypes import parse_dtype, warn_if_slow
 from simcse_kit.encoding import encode_texts
 from simcse_kit.errors import UserError
 from simcse_kit.fused import FusedBackbone
@@ -113,7 +114,8 @@ class SentenceEncoder(nn.Module):
         name = str(name_or_path)
         if pooling is not None and pooling not in POOLINGS:
             raise UserError(f"pooling {pooling!r} is unknown; known: {', '.join(POOLINGS)}")
-        place, precision = hf.parse_device(device), hf.parse_dtype(dtype, int8=True)
+        place, precision = hf.parse_device(device), parse_dtype(dtype, int8=True)
+        warn_if_slow(precision, place)
         integers = precision == torch.int8
         if integers:
             if place.type != "cpu":
@@ -325,7 +327,7 @@ class SentenceEncoder(nn.Module):
             raise UserError(f"{self.source}: opened in int8 to encode; to save it, open it in float32")
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
-        stored = hf.parse_dtype(dtype)
+        stored = parse_dtype(dtype)
         behind = [copy.deepcopy(dense) for dense in self._dense_layers]
         pooler = hf.pooler_linear(self.backbone)
         if self.pooling == "cls_pooler":

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from simcse_kit import int8
 from simcse_kit.backbone import quiet
+from simcse_kit.dtypes import has_instructions
 from simcse_kit.encoder import SentenceEncoder
 from simcse_kit.locate import locate
 
@@ -147,7 +148,7 @@ class Kind:
         packages: What has to be installed, as it is imported.
         on_gpu: Whether it needs a GPU.
 
-    ``dtype`` int8 needs a CPU that is made for it.
+    ``dtype`` int8 and half precision need a CPU that is made for them.
     """
 
     open: Callable[[Model, str], System]
@@ -162,6 +163,8 @@ class Kind:
             return f"not installed: {', '.join(absent)}"
         if self.dtype == "int8" and (device.type != "cpu" or not int8.is_available()):
             return f"needs {int8.NEEDED}"
+        if not has_instructions(getattr(torch, self.dtype), device):
+            return f"needs a processor with instructions for {self.dtype}"
         return "needs a GPU" if self.on_gpu and device.type != "cuda" else None
 
 

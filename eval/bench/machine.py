@@ -28,6 +28,7 @@ def describe_machine(*, threads: int | None = None, device: torch.device | None 
         processor=_processor(),
         cores=usable_cores(),
         threads=threads,
+        instructions=None if device is None else _instructions(),
         device=_gpu_name(device) if device is not None and device.type == "cuda" else "cpu",
         python=platform.python_version(),
         versions=package_versions(_PACKAGES),
@@ -45,6 +46,12 @@ def _gpu_name(device: torch.device) -> str:
 
     name: str = torch.cuda.get_device_name(device)
     return name
+
+
+def _instructions() -> str:
+    import torch
+
+    return torch.backends.cpu.get_cpu_capability()
 
 
 def _processor() -> str:

@@ -25,6 +25,7 @@ class Machine(_Entry):
         processor: The CPU's model.
         cores: Of them this process may use.
         threads: Of torch; None where torch was not used.
+        instructions: The CPU's widest that PyTorch uses, such as ``AVX512``; None where it was not asked.
         device: ``cpu``, or the name of the GPU.
         python: Version of the interpreter.
         versions: Of the packages.
@@ -34,6 +35,7 @@ class Machine(_Entry):
     processor: str
     cores: int
     threads: int | None
+    instructions: str | None = None
     device: str
     python: str
     versions: dict[str, str]

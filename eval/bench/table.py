@@ -79,7 +79,8 @@ def _about(result: Result) -> str:
 def _machine(machine: Machine) -> str:
     threads = f", threads: {machine.threads}" if machine.threads is not None else ""
     device = "" if machine.device == "cpu" else f"{machine.device}, "
-    return f"{device}{machine.processor}{threads}, torch {machine.versions['torch']}"
+    instructions = f" ({machine.instructions})" if machine.instructions else ""
+    return f"{device}{machine.processor}{instructions}{threads}, torch {machine.versions['torch']}"
 
 
 def _encode_table(texts: EncodedSet, result: EncodeResult) -> Iterator[str]:

@@ -23,6 +23,7 @@ from torch.utils.data import SequentialSampler
 from transformers import PrinterCallback, TrainerCallback
 
 from simcse_kit.backbone import open_backbone, parse_device, quiet
+from simcse_kit.dtypes import has_instructions
 from simcse_kit.locate import locate
 from simcse_kit.modules import Dense
 from simcse_kit.tokenization import TemplateTokenizer
@@ -274,7 +275,10 @@ class Kind:
 
     def missing(self, device: torch.device) -> str | None:
         """Why this machine cannot run it, if it cannot."""
-        return "fp16 needs a GPU" if self.dtype == "float16" and device.type != "cuda" else None
+        if self.dtype == "float16" and device.type != "cuda":
+            return "fp16 needs a GPU"
+        slow = not has_instructions(getattr(torch, self.dtype), device)
+        return f"needs a processor with instructions for {self.dtype}" if slow else None
 
 
 TRAINERS: Mapping[str, Kind] = {

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simcse_kit.data.sts import StsTask
+from simcse_kit.dtypes import parse_dtype
 from simcse_kit.errors import UserError, one_line
 from simcse_kit.locate import locate, weight_files
 
@@ -67,7 +68,7 @@ class PairScorer:
         from simcse_kit import backbone as hf
 
         name = str(name_or_path)
-        place, precision = hf.parse_device(device), hf.parse_dtype(dtype)
+        place, precision = hf.parse_device(device), parse_dtype(dtype)
         directory = locate(name)
         _check_trained(directory)
         from sentence_transformers import CrossEncoder

@@ -9,6 +9,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
 from simcse_kit.data.sts import StsTask
+from simcse_kit.dtypes import warn_if_slow
 from simcse_kit.encoder import SentenceEncoder
 from simcse_kit.errors import UserError
 from simcse_kit.objectives.masked_lm import MaskedLM
@@ -78,6 +79,8 @@ def open_accelerator(recipe: Recipe) -> Accelerator:
         raise UserError(f"train.precision: {precision} is not to be had here ({error})") from None
     if precision == "fp16" and accelerator.scaler is None:  # it would train in fp32 without a word
         raise UserError(f"train.precision: fp16 needs a GPU, and this is {accelerator.device.type}; use bf16 or fp32")
+    if precision == "bf16":
+        warn_if_slow(torch.bfloat16, accelerator.device)
     return accelerator
 
 

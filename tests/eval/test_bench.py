@@ -13,7 +13,7 @@ from small_files import WORDS, write_csv, write_stsb
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModel, AutoTokenizer
 
-from eval.bench import encode, flops, imports, memory
+from eval.bench import encode, encoders, flops, imports, memory, trainers
 from eval.bench.__main__ import main
 from eval.bench.flops import encoder_flops
 from eval.bench.process import in_fresh_process, peak_bytes
@@ -168,10 +168,36 @@ def padded_tokens(model, texts, batch_size, key):
     return sum(map(sum, widths)), sum(max(lengths) * len(lengths) for lengths in widths)
 
 
+@pytest.fixture
+def half_precision(monkeypatch):
+    """Tell the benchmarks whether this processor has instructions for it."""
+
+    def has_them(has):
+        for module in (encoders, trainers):
+            monkeypatch.setattr(module, "has_instructions", lambda dtype, device: has or dtype == torch.float32)
+
+    return has_them
+
+
+def test_half_precision_is_left_out_where_it_is_slow(half_precision, texts, tiny_checkpoint, tmp_path):
+    half_precision(False)
+    arguments = ["--model", tiny_checkpoint("bert"), "--threads", 1, "-o", tmp_path / "r.json"]
+    names = ["sentence-transformers-bf16", "ours", "ours-bf16", "sentence-transformers"]
+    encode_arguments = ["--texts", f"own={texts}", "--count", COUNT, "--rounds", 1, "--no-memory", "--device", "cpu"]
+    assert run("encode", *arguments, *encode_arguments, "--systems", ",".join(names)) == 0
+    reason = "needs a processor with instructions for bfloat16"
+    left_out = dict.fromkeys(["sentence-transformers-bf16", "ours-bf16"], reason)
+    assert read_result(tmp_path / "r.json").left_out == left_out
+    train_arguments = ["--text", texts, "--steps", 2, "--block", 1, "--batch-size", 8]
+    assert run("train", *arguments, *train_arguments, "--systems", "reference,ours,ours-bf16") == 0
+    assert read_result(tmp_path / "r.json").left_out == {"ours-bf16": reason}
+
+
 @pytest.mark.parametrize("family", ["bert", "mpnet"])
 def test_encode_measures_every_system_on_every_set(
-    family, texts, senteval, tiny_checkpoint, tmp_path, monkeypatch, capsys
+    family, texts, senteval, tiny_checkpoint, half_precision, tmp_path, monkeypatch, capsys
 ):
+    half_precision(True)
     monkeypatch.setattr(encode, "in_fresh_process", lambda function, *args: function(*args))  # which is tested above
     model, found = tiny_checkpoint(family), read_lines(texts)
     names = ["sentence-transformers", "ours", "ours-bf16", "sentence-transformers-best"]
@@ -182,6 +208,7 @@ def test_encode_measures_every_system_on_every_set(
     result = read_result(tmp_path / "e.json")
     assert json.loads((tmp_path / "e.json").read_text()) == result.model_dump(mode="json")
     assert (result.model, result.machine.threads, result.settings.rounds) == (f"tiny-{family}", 1, 3)
+    assert result.machine.instructions == torch.backends.cpu.get_cpu_capability()
     assert result.left_out.keys() == {"sentence-transformers-unpadded"}
     assert [(own.name, own.source) for own in result.sets] == [("own", "texts.txt"), ("sts", f"stsb:{senteval.name}")]
     own = result.sets[0]
@@ -204,7 +231,8 @@ def test_encode_measures_every_system_on_every_set(
     assert f"| ours | {fast.speedup.median:.2f}x |" in readme_tables(tmp_path)
 
 
-def test_train_gives_every_system_the_same_batches_and_the_same_model(texts, tiny_checkpoint, tmp_path):
+def test_train_gives_every_system_the_same_batches_and_the_same_model(texts, tiny_checkpoint, half_precision, tmp_path):
+    half_precision(True)
     names = ["reference", "ours", "sentence-transformers", "reference-bf16", "ours-bf16", "ours-fp16"]
     arguments = ["--model", tiny_checkpoint("bert"), "--text", texts, "--systems", ",".join(names), "--seeds", "3,4"]
     arguments += ["--steps", 9, "--block", 3, "--batch-size", 8, "--lr", 1e-3, "--dropout", 0, "--threads", 1]

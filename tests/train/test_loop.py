@@ -13,6 +13,7 @@ from simcse_kit import SentenceEncoder
 from simcse_kit.data.overlap import overlap, read_fingerprints
 from simcse_kit.data.readers import read_columns
 from simcse_kit.data.sts import load_evaluation
+from simcse_kit.dtypes import has_instructions
 from simcse_kit.errors import UserError
 from simcse_kit.evaluate.sts import score_sts
 from simcse_kit.objectives import info_nce, nt_xent
@@ -330,6 +331,14 @@ def test_a_run_works_outside_the_main_thread(recipe, run):
 def test_a_run_in_another_precision_may_follow_in_the_same_process(recipe):
     precisions = [prepare(recipe(train__precision=name)).accelerator.mixed_precision for name in ("fp32", "bf16")]
     assert precisions == ["no", "bf16"]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_precision_that_this_processor_is_slow_in_is_told(recipe, recwarn, precision):
+    prepare(recipe(train__precision=precision))
+    told = any("no instructions for bfloat16" in str(warning.message) for warning in recwarn)
+    slow = not has_instructions(torch.bfloat16, torch.device("cpu")) and not torch.accelerator.is_available()
+    assert told == (precision == "bf16" and slow)
 
 
 @pytest.mark.slow
