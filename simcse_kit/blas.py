@@ -9,13 +9,14 @@ calls it shares the work out.
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
-from threading import Lock
+from threading import Lock, Thread
 from typing import Any
 
 import numpy as np
@@ -25,18 +26,32 @@ from torch import Tensor
 
 # Multiplications for each thread that make up for waking it.
 _FEWEST = 1 << 24
+# More threads than these have not been measured: all are woken for each product, and sent away before it.
+_MOST_THREADS = 8
 # What `omp_pause_resource_all` is told: threads go, settings stay (OpenMP 5.0, section 3.2.43).
 _SOFT = 1
 
 
+def usable_threads() -> int:
+    """How many threads are to multiply, as many as PyTorch has in the one that asks; 0: PyTorch had better do it.
+
+    Threads begin on the cores of the one that starts them, which OpenMP may have bound to fewer (``OMP_PROC_BIND``).
+    """
+    threads = torch.get_num_threads()
+    if not is_quickest() or threads > _MOST_THREADS or len(os.sched_getaffinity(0)) < threads:
+        return 0
+    return threads
+
+
 @lru_cache
 def is_quickest() -> bool:
-    """Whether this is such a processor, and numpy's BLAS is OpenBLAS."""
+    """Whether this is such a processor, under Linux, and numpy's BLAS is OpenBLAS with threads of its own."""
     described = Path("/proc/cpuinfo")
     by_amd = described.is_file() and "AuthenticAMD" in described.read_text(encoding="utf-8")
     built: Any = np.show_config(mode="dicts")
     is_openblas = "openblas" in built.get("Build Dependencies", {}).get("blas", {}).get("name", "")
-    return by_amd and is_openblas and torch.backends.cpu.get_cpu_capability() == "AVX2"
+    layers = {library["threading_layer"] for library in ThreadpoolController().select(internal_api="openblas").info()}
+    return by_amd and is_openblas and layers == {"pthreads"} and torch.backends.cpu.get_cpu_capability() == "AVX2"
 
 
 class _OnCallersThread:
@@ -48,12 +63,12 @@ class _OnCallersThread:
     @contextmanager
     def __call__(self) -> Iterator[None]:
         with self._lock:
-            if self._inside == 0:
-                self._undo.callback(torch.set_num_threads, torch.get_num_threads())
-                openblas = ThreadpoolController().select(internal_api="openblas")
-                self._undo.enter_context(openblas.limit(limits=1))
             self._inside += 1
         try:
+            with self._lock:
+                if self._inside == 1:
+                    openblas = ThreadpoolController().select(internal_api="openblas")
+                    self._undo.enter_context(openblas.limit(limits=1))
             yield
         finally:
             with self._lock:
@@ -63,7 +78,24 @@ class _OnCallersThread:
 
 
 on_callers_thread = _OnCallersThread()
-"""Within this context OpenBLAS multiplies on the thread that calls it; behind it, PyTorch has its threads again too."""
+"""Within this context OpenBLAS multiplies on the thread that calls it."""
+
+
+def keep_torch_to_this_thread(others: int) -> None:
+    """Have PyTorch compute what the calling thread asks for on that thread alone.
+
+    Args:
+        others: The threads that it takes for what threads to come ask for; those there are keep what they have.
+    """
+    torch.get_num_threads()  # a thread takes the setting of all over at its first call, whatever it was set to before
+    with _CHANGING:
+        torch.set_num_threads(1)  # of this thread and of those to come
+        for_those_to_come = Thread(target=torch.set_num_threads, args=(others,))
+        for_those_to_come.start()
+        for_those_to_come.join()
+
+
+_CHANGING = Lock()
 
 
 class Team:
@@ -98,8 +130,9 @@ class Team:
         rows = len(left)
         if rows * right.numel() < self._threads * _FEWEST:
             return left.detach() @ right.detach()
-        for pause in _pauses():
-            pause(_SOFT)
+        if self._threads > 1:
+            for pause in _pauses():
+                pause(_SOFT)
         product = left.new_empty(rows, right.shape[1])
         a, b, out = (tensor.detach().numpy() for tensor in (left, right, product))
         bounds = [rows * part // self._threads for part in range(self._threads + 1)]

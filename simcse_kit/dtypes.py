@@ -9,6 +9,7 @@ import torch
 
 from simcse_kit.errors import UserError
 
+NO_INSTRUCTIONS = "this processor has no instructions for it"
 _SHORT_NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16"}
 
 
@@ -41,4 +42,4 @@ def warn_if_slow(dtype: torch.dtype, device: torch.device) -> None:
     """Say so where a half precision, chosen to be quick, is slow."""
     if not has_instructions(dtype, device):
         name = str(dtype).removeprefix("torch.")
-        warnings.warn(f"this processor has no instructions for {name}: float32 is many times as fast", stacklevel=3)
+        warnings.warn(f"dtype {name}: float32 is many times as fast here: {NO_INSTRUCTIONS}", stacklevel=3)

@@ -31,8 +31,8 @@ _WINDOW = 16_384
 _GPU_TOKEN_BUDGET = 32_768
 # Tokens of a window from which on its backbone is fused for it: what makes up for copying the weights.
 _FUSED_TOKENS = 1_024
-# Where each batch has a thread, the fewest tokens a thread, and the most in the batches of all threads: memory.
-_THREAD_TOKENS, _TOKENS_OF_ALL_THREADS = 512, 32_768
+# Tokens for each thread from which on batches have a thread each.
+_THREAD_TOKENS = 512
 
 _Encoded = tuple[list[int], torch.Tensor]
 
@@ -106,7 +106,7 @@ def _encode_window(
     device, tokens = encoder.device, window.tokens
     vectors = torch.empty(len(tokens), encoder.dimension, dtype=torch.float32, device=device)
     lengths = [len(row) for row in tokens]
-    way = _Way.of(encoder, sum(lengths), budget)
+    way = _Way.of(encoder, lengths, budget)
     batches = packed_batches if encoder.packs else length_sorted_batches
 
     @torch.inference_mode()
@@ -136,18 +136,20 @@ class _Way:
     budget: int
 
     @classmethod
-    def of(cls, encoder: SentenceEncoder, tokens: int, budget: int) -> _Way:
-        """That of so many tokens; each of several threads gets as many batches as the others."""
+    def of(cls, encoder: SentenceEncoder, lengths: list[int], budget: int) -> _Way:
+        """That of rows of some lengths; each of several threads gets as many batches as the others."""
+        tokens = sum(lengths)
         if encoder.device.type != "cpu" or not encoder.packs or tokens < _FUSED_TOKENS:
             return cls(None, None, budget)
-        threads = torch.get_num_threads()
-        own_thread = blas.is_quickest() and tokens >= threads * _THREAD_TOKENS and not torch.is_autocast_enabled("cpu")
-        fused = fuse(encoder.backbone, by_blas=True) if own_thread else None
-        if fused is None:
-            return cls(fuse(encoder.backbone), None, budget)
-        most = min(budget, max(_THREAD_TOKENS, _TOKENS_OF_ALL_THREADS // threads))
-        batches = threads * math.ceil(tokens / (threads * most))
-        return cls(fused, threads, math.ceil(tokens / batches))
+        threads = blas.usable_threads()
+        if threads and tokens >= threads * _THREAD_TOKENS and not torch.is_autocast_enabled("cpu"):
+            batches = threads * math.ceil(tokens / (threads * min(budget, CPU_TOKEN_BUDGET)))
+            own = math.ceil(tokens / batches)
+            # A longer row would keep one thread busy alone, where all could share it.
+            fused = fuse(encoder.backbone, by_blas=True) if max(lengths) <= own else None
+            if fused is not None:
+                return cls(fused, threads, own)
+        return cls(fuse(encoder.backbone), None, budget)
 
     def all_of(self, tasks: Iterable[Callable[[], _Encoded]]) -> Iterator[_Encoded]:
         """What tasks return, in their order."""
@@ -160,5 +162,5 @@ class _Way:
                 count=2 * self.threads,
                 thread_name="batches",
                 threads=self.threads,
-                begin=partial(torch.set_num_threads, 1),
+                begin=partial(blas.keep_torch_to_this_thread, self.threads),
             )

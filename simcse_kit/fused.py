@@ -36,8 +36,8 @@ from simcse_kit.row_attention import attend_rows
 # What options of modules are, beside their weights.
 _OPTIONS = (int, float, str, FunctionType, BuiltinFunctionType)
 
-# The setting in which a backbone was last found to compute what it computes when it is fused.
-_FIT: WeakKeyDictionary[PreTrainedModel, int] = WeakKeyDictionary()
+# The settings in which a backbone was found to compute what it computes when it is fused.
+_FIT: WeakKeyDictionary[PreTrainedModel, set[int]] = WeakKeyDictionary()
 
 
 class FusedBackbone:
@@ -102,10 +102,10 @@ def fuse(backbone: PreTrainedModel, *, by_blas: bool = False) -> FusedBackbone |
         return None
     try:
         fused, setting = FusedBackbone(backbone, by_blas=by_blas), hash((_setting(backbone), by_blas))
-        if _FIT.get(backbone) != setting:
+        if setting not in _FIT.setdefault(backbone, set()):
             if not _equals(fused, backbone):
                 return None
-            _FIT[backbone] = setting
+            _FIT[backbone].add(setting)
         return fused
     except (AttributeError, RuntimeError, TypeError):  # other modules, or no such operation for these weights
         return None
@@ -141,7 +141,7 @@ class _BlasLinear:
         weight, self._bias = _joined(*layers)
         if weight.dtype != torch.float32:
             raise TypeError("numpy multiplies nothing shorter by BLAS")
-        self._weight = weight.detach().t().numpy()
+        self._weight = weight.detach().t().contiguous().numpy()
         self._count = len(layers)
 
     def each(self, states: Tensor) -> Sequence[Tensor]:

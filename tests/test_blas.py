@@ -1,11 +1,13 @@
 """Products by numpy's BLAS: what comes out, on which threads, and settings that are left as found."""
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from threadpoolctl import threadpool_info
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from simcse_kit import blas
 
@@ -57,37 +59,67 @@ def test_each_thread_has_its_share_and_small_products_are_left_to_pytorch(monkey
 
 @needs_openblas
 def test_openblas_has_its_threads_again_behind_the_last_one_who_asked():
-    before, torchs = openblas_threads(), torch.get_num_threads()
-    with blas.on_callers_thread():
+    with threadpool_limits(2, user_api="blas"):
         with blas.on_callers_thread():
+            with blas.on_callers_thread():
+                assert set(openblas_threads()) == {1}
             assert set(openblas_threads()) == {1}
-        assert set(openblas_threads()) == {1}
-        worker = threading.Thread(target=torch.set_num_threads, args=(1,))
-        worker.start()
-        worker.join()
-    assert openblas_threads() == before and torch.get_num_threads() == torchs
-    with pytest.raises(KeyError), blas.on_callers_thread():
-        raise KeyError
-    assert openblas_threads() == before
+        assert set(openblas_threads()) == {2}
+        with pytest.raises(KeyError), blas.on_callers_thread():
+            raise KeyError
+        assert set(openblas_threads()) == {2}
+
+
+def in_new_thread(function):
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(function).result()
+
+
+def test_torch_keeps_to_a_thread_and_no_other_is_told():
+    def keep():
+        blas.keep_torch_to_this_thread(3)
+        return torch.get_num_threads()
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        assert in_new_thread(keep) == 1
+        assert torch.get_num_threads() == in_new_thread(torch.get_num_threads) == 3
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize(
-    ("processor", "capability", "library", "expected"),
+    ("quickest", "threads", "cores", "expected"),
+    [(True, 2, 2, 2), (True, 1, 4, 1), (True, 2, 1, 0), (True, 9, 16, 0), (False, 2, 2, 0)],
+)
+def test_as_many_threads_as_torch_has_multiply_if_they_may_spread(quickest, threads, cores, expected, monkeypatch):
+    monkeypatch.setattr(blas, "is_quickest", lambda: quickest)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    monkeypatch.setattr(blas.os, "sched_getaffinity", lambda process: set(range(cores)), raising=False)
+    assert blas.usable_threads() == expected
+
+
+@pytest.mark.parametrize(
+    ("processor", "capability", "library", "layer", "expected"),
     [
-        ("AuthenticAMD", "AVX2", "scipy-openblas", True),
-        ("AuthenticAMD", "AVX512", "scipy-openblas", False),
-        ("GenuineIntel", "AVX2", "scipy-openblas", False),
-        ("AuthenticAMD", "AVX2", "mkl", False),
-        (None, "AVX2", "scipy-openblas", False),
+        ("AuthenticAMD", "AVX2", "scipy-openblas", "pthreads", True),
+        ("AuthenticAMD", "AVX512", "scipy-openblas", "pthreads", False),
+        ("GenuineIntel", "AVX2", "scipy-openblas", "pthreads", False),
+        ("AuthenticAMD", "AVX2", "mkl", "pthreads", False),
+        ("AuthenticAMD", "AVX2", "scipy-openblas", "openmp", False),
+        (None, "AVX2", "scipy-openblas", "pthreads", False),
     ],
 )
-def test_it_is_quickest_where_that_was_measured(processor, capability, library, expected, tmp_path, monkeypatch):
+def test_it_is_quickest_where_that_was_measured(processor, capability, library, layer, expected, tmp_path, monkeypatch):
     described = tmp_path / "cpuinfo"
     if processor is not None:
         described.write_text(f"vendor_id : {processor}\n", encoding="utf-8")
     monkeypatch.setattr(blas, "Path", lambda name: described)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     monkeypatch.setattr(np, "show_config", lambda mode: {"Build Dependencies": {"blas": {"name": library}}})
+    loaded = SimpleNamespace(info=lambda: [{"threading_layer": layer}])
+    monkeypatch.setattr(blas, "ThreadpoolController", lambda: SimpleNamespace(select=lambda internal_api: loaded))
     blas.is_quickest.cache_clear()
     try:
         assert blas.is_quickest() == expected

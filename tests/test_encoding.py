@@ -203,15 +203,17 @@ def side_by_side(request, monkeypatch):
         seen.append((threading.current_thread().name, torch.get_num_threads()))
         return forward(self, *args)
 
-    monkeypatch.setattr(blas, "is_quickest", lambda: True)
+    monkeypatch.setattr(blas, "usable_threads", torch.get_num_threads)
     monkeypatch.setattr(encoding_module, "_FUSED_TOKENS", 1)
     monkeypatch.setattr(encoding_module, "_THREAD_TOKENS", 1)
     monkeypatch.setattr(SentenceEncoder, "forward", watched)
     before = torch.get_num_threads()
     torch.set_num_threads(request.param)
     yield seen
-    assert torch.get_num_threads() == request.param
+    with ThreadPoolExecutor(1) as thread:  # what a thread that comes later has
+        left = torch.get_num_threads(), thread.submit(torch.get_num_threads).result()
     torch.set_num_threads(before)
+    assert left == (request.param, request.param)
 
 
 def test_batches_that_have_a_thread_each_give_the_same_vectors(tiny, sentences, monkeypatch, side_by_side):
@@ -220,9 +222,10 @@ def test_batches_that_have_a_thread_each_give_the_same_vectors(tiny, sentences, 
     assert set(side_by_side) == {("MainThread", torch.get_num_threads())}
     side_by_side.clear()
     monkeypatch.setattr(encoding_module, "_THREAD_TOKENS", 1)
-    for budget in (None, 20):
+    longest = max(map(len, tiny.tokenize(sentences)))
+    for budget in (None, 2 * longest):
         assert naive.largest_difference(tiny.encode(sentences * 2, token_budget=budget), expected) < 1e-6
-        assert len(side_by_side) >= (torch.get_num_threads() if budget is None else 6)
+        assert len(side_by_side) >= (torch.get_num_threads() if budget is None else 4)
         assert {name.rpartition("_")[0] for name, _ in side_by_side} == {"batches"}
         assert {threads for _, threads in side_by_side} == {1}
         side_by_side.clear()
@@ -233,6 +236,12 @@ def test_batches_of_several_callers_have_a_thread_each(tiny, sentences, side_by_
     with ThreadPoolExecutor(4) as callers:
         for found in callers.map(lambda _: tiny.encode(sentences), range(20)):
             assert naive.largest_difference(found, expected) < 1e-6
+
+
+def test_a_row_longer_than_a_threads_share_is_encoded_by_all_threads(tiny, sentences, side_by_side):
+    tiny.encode(["the cat sleeps " * 30, "a dog runs"])
+    main = {("MainThread", torch.get_num_threads())}
+    assert set(side_by_side) == main if torch.get_num_threads() > 1 else not main & set(side_by_side)
 
 
 def test_an_error_in_a_thread_comes_to_the_caller(tiny, sentences, monkeypatch, side_by_side):

@@ -40,7 +40,7 @@ def multiplied_by(request, monkeypatch):
     by_blas = request.param == "blas"
     monkeypatch.setattr(encoding_module, "_FUSED_TOKENS", 0)
     monkeypatch.setattr(encoding_module, "_THREAD_TOKENS", 1)
-    monkeypatch.setattr(blas, "is_quickest", lambda: by_blas)
+    monkeypatch.setattr(blas, "usable_threads", lambda: 2 if by_blas else 0)
     monkeypatch.setattr(sys.modules[__name__], "fuse", partial(fused.fuse, by_blas=by_blas))
     return request.param
 

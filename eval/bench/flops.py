@@ -8,6 +8,7 @@ from functools import partial
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -57,12 +58,13 @@ def matrix_ceiling(dtype: str, device: torch.device) -> float:
     if dtype == "float32" and device.type == "cpu":
         ways.append(partial(np.matmul, left.numpy(), right.numpy()))
     seconds = []
-    for multiply in (way for way in ways for _ in range(_REPEATS)):
-        synchronize(device)
-        started = time.perf_counter()
-        multiply()
-        synchronize(device)
-        seconds.append(time.perf_counter() - started)
+    with threadpool_limits(torch.get_num_threads(), user_api="blas"):
+        for multiply in (way for way in ways for _ in range(_REPEATS)):
+            synchronize(device)
+            started = time.perf_counter()
+            multiply()
+            synchronize(device)
+            seconds.append(time.perf_counter() - started)
     return 2 * side**3 / min(seconds)
 
 

@@ -9,11 +9,12 @@ import torch
 from simcse_kit.data.senteval import local_senteval_folders
 from simcse_kit.data.sts import senteval_is_here
 from simcse_kit.data.sts_texts import STS_TEXTS
+from simcse_kit.dtypes import NO_INSTRUCTIONS
 from simcse_kit.encoder import SentenceEncoder
 from simcse_kit.locate import find_local
 from simcse_kit.train.batches import Schedule
 from simcse_kit.train.held_out import HeldOut
-from simcse_kit.train.prepare import open_encoder, open_masked_lm
+from simcse_kit.train.prepare import lacks_instructions, open_encoder, open_masked_lm
 from simcse_kit.train.recipe import Recipe
 from simcse_kit.train.report import open_task
 from simcse_kit.train.rows import Rows, check_labels, check_vocabulary, open_rows
@@ -124,6 +125,8 @@ def _describe_steps(recipe: Recipe, rows: Rows | None) -> str:
     batch = f"batch {train.batch_size}, lr {train.lr:g} {train.schedule}, {train.precision}"
     if train.precision == "fp16" and not torch.accelerator.is_available():
         batch += " (needs a GPU, and there is none here)"
+    if lacks_instructions(train.precision):
+        batch += f" (fp32 here: {NO_INSTRUCTIONS})"
     if rows is None:
         return f"{train.max_steps:,} steps, {batch}" if train.max_steps else f"{train.epochs:g} epochs, {batch}"
     schedule = Schedule.of(len(rows), train, shuffle=recipe.data.shuffle, seed=recipe.seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 import torch
@@ -9,7 +10,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
 from simcse_kit.data.sts import StsTask
-from simcse_kit.dtypes import warn_if_slow
+from simcse_kit.dtypes import NO_INSTRUCTIONS, has_instructions
 from simcse_kit.encoder import SentenceEncoder
 from simcse_kit.errors import UserError
 from simcse_kit.objectives.masked_lm import MaskedLM
@@ -72,6 +73,9 @@ def open_accelerator(recipe: Recipe) -> Accelerator:
     # It would remember the precision of an earlier run in this interpreter, and refuse another one.
     AcceleratorState._reset_state()
     precision = recipe.train.precision
+    if lacks_instructions(precision):
+        warnings.warn(f"train.precision: {precision} is fp32 here, many times as fast: {NO_INSTRUCTIONS}", stacklevel=3)
+        precision = "fp32"
     try:
         # Left to itself without a GPU, it makes of several launched processes as many runs on their own.
         accelerator = Accelerator(mixed_precision=_PRECISIONS[precision], cpu=not torch.accelerator.is_available())
@@ -79,9 +83,13 @@ def open_accelerator(recipe: Recipe) -> Accelerator:
         raise UserError(f"train.precision: {precision} is not to be had here ({error})") from None
     if precision == "fp16" and accelerator.scaler is None:  # it would train in fp32 without a word
         raise UserError(f"train.precision: fp16 needs a GPU, and this is {accelerator.device.type}; use bf16 or fp32")
-    if precision == "bf16":
-        warn_if_slow(torch.bfloat16, accelerator.device)
     return accelerator
+
+
+def lacks_instructions(precision: str) -> bool:
+    """Whether training in a precision would be on a CPU that has no instructions for it; it is in fp32 then."""
+    on_cpu = not torch.accelerator.is_available()
+    return precision == "bf16" and on_cpu and not has_instructions(torch.bfloat16, torch.device("cpu"))
 
 
 def open_encoder(recipe: Recipe, device: torch.device | None = None) -> SentenceEncoder:

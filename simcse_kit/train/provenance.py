@@ -63,6 +63,7 @@ def run_record(prepared: Prepared, *, resumed_from: int | None) -> dict[str, Any
         "rows": len(prepared.rows),
         "steps": prepared.schedule.steps,
         "device": _device(prepared.accelerator.device),
+        "precision": {"no": "fp32"}.get(prepared.accelerator.mixed_precision, prepared.accelerator.mixed_precision),
         "world_size": prepared.accelerator.num_processes,
         "resumed_from": resumed_from,
     }

@@ -45,17 +45,16 @@ class QuickLayers:
         own = [layer for layer in dict.fromkeys(every) if "forward" not in vars(layer)]  # the others are somebody's
         self._dropouts = [layer for layer in own if type(layer) is nn.Dropout]
         self._linears = [layer for layer in own if type(layer) is nn.Linear]
-        self._by_blas = blas.is_quickest() and blas.Team.is_available()
-        if self._linears and not self._by_blas and not _onednn_is_available():
+        if self._linears and not _onednn_is_available():
             self._linears = []
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
         """Within this context they are quick."""
         with ExitStack() as stack:
-            products = _ONEDNN
-            if self._linears and self._by_blas:
-                products = _by_blas(stack.enter_context(blas.Team(torch.get_num_threads())))
+            products, threads = _ONEDNN, blas.usable_threads() if self._linears else 0
+            if threads and blas.Team.is_available():
+                products = _by_blas(stack.enter_context(blas.Team(threads)))
             for dropped in self._dropouts:
                 stack.enter_context(_computed_by(dropped, partial(_dropout, dropped)))
             for linear in self._linears:
@@ -101,6 +100,7 @@ class _Linear(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
         states, weight = ctx.saved_tensors
         of_states, of_weight, of_bias, _ = ctx.needs_input_grad
+        gradient = gradient.contiguous()
         rows = gradient.flatten(0, -2)
         return (
             ctx.products.linear(gradient, weight.t(), None) if of_states else None,

@@ -172,6 +172,14 @@ def test_half_precision_without_a_gpu_is_refused_and_checked_to_need_one(here, c
     assert tree(here) == before
 
 
+def test_check_says_what_bf16_is_on_a_cpu_without_instructions_for_it(here, monkeypatch, capsys):
+    monkeypatch.setattr("simcse_kit.train.plan.lacks_instructions", lambda precision: precision == "bf16")
+    assert main(["recipe.yaml", "train.precision=bf16", "--check"]) == 0
+    assert "bf16 (fp32 here: this processor has no instructions for it)" in capsys.readouterr().out
+    assert main(["recipe.yaml", "--check"]) == 0
+    assert "fp32 here" not in capsys.readouterr().out
+
+
 def test_check_notes_a_run_that_is_there(here, capsys):
     assert main(["recipe.yaml", "--quiet"]) == 0
     before = tree(here)

@@ -2,6 +2,7 @@ import json
 import signal
 import threading
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,13 +14,14 @@ from simcse_kit import SentenceEncoder
 from simcse_kit.data.overlap import overlap, read_fingerprints
 from simcse_kit.data.readers import read_columns
 from simcse_kit.data.sts import load_evaluation
-from simcse_kit.dtypes import has_instructions
 from simcse_kit.errors import UserError
 from simcse_kit.evaluate.sts import score_sts
 from simcse_kit.objectives import info_nce, nt_xent
+from simcse_kit.train import prepare as prepare_module
 from simcse_kit.train.loop import train
 from simcse_kit.train.prepare import open_encoder, prepare
 from simcse_kit.train.recipe import Recipe
+from simcse_kit.train.recipe_file import load_recipe
 from simcse_kit.train.rundir import RunDirectory
 from simcse_kit.train.signals import stop_signals
 from simcse_kit.train.weighted import WeightedObjectives
@@ -209,6 +211,7 @@ def test_unsupervised_training_on_a_text_file_needs_no_network(recipe, run, line
 
 
 def test_bfloat16_trains_in_bfloat16_and_evaluates_and_saves_in_float32(recipe, run, lines, tmp_path, monkeypatch):
+    monkeypatch.setattr(prepare_module, "has_instructions", lambda *of: True)
     seen = set()
     content = recipe(train__precision="bf16", model__dropout=0.0)
     prepared = prepare(content)
@@ -328,17 +331,26 @@ def test_a_run_works_outside_the_main_thread(recipe, run):
     assert [outcome.progress.step for outcome in ended] == [1]
 
 
-def test_a_run_in_another_precision_may_follow_in_the_same_process(recipe):
+def test_a_run_in_another_precision_may_follow_in_the_same_process(recipe, monkeypatch):
+    monkeypatch.setattr(prepare_module, "has_instructions", lambda *of: True)
     precisions = [prepare(recipe(train__precision=name)).accelerator.mixed_precision for name in ("fp32", "bf16")]
     assert precisions == ["no", "bf16"]
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_a_precision_that_this_processor_is_slow_in_is_told(recipe, recwarn, precision):
-    prepare(recipe(train__precision=precision))
-    told = any("no instructions for bfloat16" in str(warning.message) for warning in recwarn)
-    slow = not has_instructions(torch.bfloat16, torch.device("cpu")) and not torch.accelerator.is_available()
-    assert told == (precision == "bf16" and slow)
+@pytest.mark.parametrize("has", [True, False])
+def test_a_cpu_without_instructions_for_bfloat16_trains_in_float32_and_says_so(
+    recipe, run, monkeypatch, recwarn, has, precision
+):
+    monkeypatch.setattr(prepare_module, "has_instructions", lambda *of: has)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    content = recipe(train__precision=precision)
+    run(content)
+    falls_back = precision == "bf16" and not has
+    assert any("bf16 is fp32 here" in str(warning.message) for warning in recwarn) == falls_back
+    record = json.loads((Path(content.output_dir) / "run.json").read_text())
+    assert record["precision"] == ("fp32" if falls_back else precision)
+    assert load_recipe(Path(content.output_dir) / "recipe.yaml").train.precision == precision
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ def calls(request, monkeypatch):
     assert quick._onednn_is_available()
     if request.param == "blas" and not blas.Team.is_available():
         pytest.skip("needs PyTorch with GNU's OpenMP")
-    monkeypatch.setattr(blas, "is_quickest", lambda: request.param == "blas")
+    monkeypatch.setattr(blas, "usable_threads", lambda: 2 if request.param == "blas" else 0)
     monkeypatch.setattr(blas, "_FEWEST", 1)
     seen, by_blas = [], quick._by_blas
 
@@ -78,6 +78,31 @@ def test_everything_else_is_left_to_the_layer(case, calls, monkeypatch):
     assert ("forward" in vars(layer)) == (case == "replaced")
 
 
+@pytest.mark.skipif(not blas.Team.is_available(), reason="needs PyTorch with GNU's OpenMP")
+def test_products_share_a_step_with_the_threads_of_other_operations(monkeypatch):
+    """On as many threads, which are there before each product and needed again behind it."""
+    monkeypatch.setattr(blas, "usable_threads", lambda: 3)
+    monkeypatch.setattr(blas, "_FEWEST", 1)
+    layers = nn.Sequential(nn.Linear(64, 256), nn.GELU(), nn.Linear(256, 64), nn.LayerNorm(64))
+    states, before = torch.randn(3_000, 64), torch.get_num_threads()
+
+    def gradients(quick):
+        layers.zero_grad()
+        with QuickLayers([layers] if quick else [], CPU).in_use():
+            layers(states).square().mean().backward()
+        return [parameter.grad.clone() for parameter in layers.parameters()]
+
+    expected = gradients(quick=False)
+    torch.set_num_threads(3)
+    try:
+        found, again = gradients(quick=True), gradients(quick=True)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+    for one, other, third in zip(found, expected, again, strict=True):
+        assert torch.allclose(one, other, atol=1e-6) and torch.equal(one, third)
+
+
 @pytest.mark.parametrize("case", ["missing", "wrong"])
 def test_a_onednn_that_is_not_as_it_should_be_is_not_used(case, monkeypatch):
     def linear(states, weight, bias):
@@ -85,7 +110,7 @@ def test_a_onednn_that_is_not_as_it_should_be_is_not_used(case, monkeypatch):
             raise RuntimeError("no such operation")
         return states @ weight.t()
 
-    monkeypatch.setattr(blas, "is_quickest", lambda: False)
+    monkeypatch.setattr(blas, "usable_threads", lambda: 0)
     monkeypatch.setattr(quick, "_ONEDNN", quick._ONEDNN._replace(linear=linear))
     quick._onednn_is_available.cache_clear()
     try:
