@@ -28,6 +28,8 @@ from torch import Tensor
 _FEWEST = 1 << 24
 # More threads than these have not been measured: all are woken for each product, and sent away before it.
 _MOST_THREADS = 8
+# Held while PyTorch's setting for threads to come is not what it was.
+_SETTING = Lock()
 # What `omp_pause_resource_all` is told: threads go, settings stay (OpenMP 5.0, section 3.2.43).
 _SOFT = 1
 
@@ -58,22 +60,23 @@ class _OnCallersThread:
     """The context ``on_callers_thread``, which several threads may be in: the last one to leave undoes it."""
 
     def __init__(self) -> None:
-        self._lock, self._inside, self._undo = Lock(), 0, ExitStack()
+        self._lock, self._undo = Lock(), ExitStack()
+        self._inside: set[object] = set()
 
     @contextmanager
     def __call__(self) -> Iterator[None]:
-        with self._lock:
-            self._inside += 1
+        me = object()
         try:
             with self._lock:
-                if self._inside == 1:
+                self._inside.add(me)
+                if self._inside == {me}:
                     openblas = ThreadpoolController().select(internal_api="openblas")
                     self._undo.enter_context(openblas.limit(limits=1))
             yield
         finally:
             with self._lock:
-                self._inside -= 1
-                if self._inside == 0:
+                self._inside.discard(me)
+                if not self._inside:
                     self._undo.close()
 
 
@@ -88,14 +91,11 @@ def keep_torch_to_this_thread(others: int) -> None:
         others: The threads that it takes for what threads to come ask for; those there are keep what they have.
     """
     torch.get_num_threads()  # a thread takes the setting of all over at its first call, whatever it was set to before
-    with _CHANGING:
+    with _SETTING:
         torch.set_num_threads(1)  # of this thread and of those to come
         for_those_to_come = Thread(target=torch.set_num_threads, args=(others,))
         for_those_to_come.start()
         for_those_to_come.join()
-
-
-_CHANGING = Lock()
 
 
 class Team:

@@ -70,6 +70,20 @@ def test_openblas_has_its_threads_again_behind_the_last_one_who_asked():
         assert set(openblas_threads()) == {2}
 
 
+@needs_openblas
+def test_openblas_keeps_to_the_callers_threads_whoever_comes_and_goes():
+    found = []
+
+    def come_and_go(number):
+        for _ in range(20):
+            with blas.on_callers_thread():
+                found.extend(openblas_threads())
+
+    with threadpool_limits(2, user_api="blas"), ThreadPoolExecutor(4) as threads:
+        list(threads.map(come_and_go, range(4)))
+        assert set(found) == {1} and set(openblas_threads()) == {2}
+
+
 def in_new_thread(function):
     with ThreadPoolExecutor(1) as thread:
         return thread.submit(function).result()
