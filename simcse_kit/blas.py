@@ -16,7 +16,7 @@ from contextlib import ExitStack, contextmanager
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
-from threading import Lock, Thread
+from threading import Lock, Thread, current_thread, main_thread
 from typing import Any
 
 import numpy as np
@@ -38,11 +38,12 @@ def usable_threads() -> int:
     """How many threads are to multiply, as many as PyTorch has in the one that asks; 0: PyTorch had better do it.
 
     Threads begin on the cores of the one that starts them, which OpenMP may have bound to fewer (``OMP_PROC_BIND``).
+    And OpenBLAS goes on with threads of its own where another thread than the main one tells it not to.
     """
     threads = torch.get_num_threads()
-    if not is_quickest() or threads > _MOST_THREADS or len(os.sched_getaffinity(0)) < threads:
+    if not is_quickest() or current_thread() is not main_thread():
         return 0
-    return threads
+    return threads if threads <= min(_MOST_THREADS, len(os.sched_getaffinity(0))) else 0
 
 
 @lru_cache
@@ -56,32 +57,11 @@ def is_quickest() -> bool:
     return by_amd and is_openblas and layers == {"pthreads"} and torch.backends.cpu.get_cpu_capability() == "AVX2"
 
 
-class _OnCallersThread:
-    """The context ``on_callers_thread``, which several threads may be in: the last one to leave undoes it."""
-
-    def __init__(self) -> None:
-        self._lock, self._undo = Lock(), ExitStack()
-        self._inside: set[object] = set()
-
-    @contextmanager
-    def __call__(self) -> Iterator[None]:
-        me = object()
-        try:
-            with self._lock:
-                self._inside.add(me)
-                if self._inside == {me}:
-                    openblas = ThreadpoolController().select(internal_api="openblas")
-                    self._undo.enter_context(openblas.limit(limits=1))
-            yield
-        finally:
-            with self._lock:
-                self._inside.discard(me)
-                if not self._inside:
-                    self._undo.close()
-
-
-on_callers_thread = _OnCallersThread()
-"""Within this context OpenBLAS multiplies on the thread that calls it."""
+@contextmanager
+def on_callers_thread() -> Iterator[None]:
+    """Within this context, which is for the main thread, OpenBLAS multiplies on whatever thread calls it."""
+    with ThreadpoolController().select(internal_api="openblas").limit(limits=1):
+        yield
 
 
 def keep_torch_to_this_thread(others: int) -> None:

@@ -231,13 +231,6 @@ def test_batches_that_have_a_thread_each_give_the_same_vectors(tiny, sentences, 
         side_by_side.clear()
 
 
-def test_batches_of_several_callers_have_a_thread_each(tiny, sentences, side_by_side):
-    expected = tiny.encode(sentences)
-    with ThreadPoolExecutor(4) as callers:
-        for found in callers.map(lambda _: tiny.encode(sentences), range(20)):
-            assert naive.largest_difference(found, expected) < 1e-6
-
-
 def test_a_row_longer_than_a_threads_share_is_encoded_by_all_threads(tiny, sentences, side_by_side):
     tiny.encode(["the cat sleeps " * 30, "a dog runs"])
     main = {("MainThread", torch.get_num_threads())}
