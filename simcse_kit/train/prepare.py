@@ -65,7 +65,7 @@ def prepare(recipe: Recipe) -> Prepared:
 
 
 def open_accelerator(recipe: Recipe) -> Accelerator:
-    """The processes and the device of a run, at the recipe's precision.
+    """The processes and the device of a run, at the recipe's precision, or in fp32 where ``lacks_instructions``.
 
     Raises:
         UserError: If there is no device for this precision.
