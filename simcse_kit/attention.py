@@ -20,8 +20,8 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.masking_utils import sdpa_mask
 
 from simcse_kit.backbone import evaluating, position_ids, quiet
-from simcse_kit.dropout import dropout as drop
 from simcse_kit.packing import Packing
+from simcse_kit.trained_attention import LONGEST, attend_by_length
 
 _NAME = "simcse_kit_packed"
 # How far apart packed and padded states may be, as a share of their length: what rounding explains in single and in
@@ -64,8 +64,12 @@ def packed_attention(
         return attend(query, key, value).contiguous(), None
     packing.calls += 1
     reaches_all = sliding_window is None or packing.longest <= sliding_window
-    if not goes_by_length(query.device) and reaches_all and query.shape[2] == key.shape[2]:
-        return _attend_jagged(query, key, value, packing, dropout=dropout, scaling=scaling), None
+    if reaches_all and query.shape[2] == key.shape[2]:
+        if not goes_by_length(query.device):
+            return _attend_jagged(query, key, value, packing, dropout=dropout, scaling=scaling), None
+        if dropout or (packing.longest <= LONGEST and torch.is_grad_enabled() and query.requires_grad):
+            scaling = scaling or query.shape[-1] ** -0.5
+            return attend_by_length(query, key, value, packing, dropout=dropout, scaling=scaling), None
     gathered = [attend(*group).flatten(0, 1) for group in packing.by_length(query, key, value)]
     return torch.cat(gathered).unsqueeze(0), None
 
@@ -140,11 +144,6 @@ def _attend(
     if mask is None and window is not None and length > window:
         positions = torch.arange(length, device=query.device)
         mask = (positions - positions.unsqueeze(1)).abs() < window
-    if dropout and mask is None and query.device.type == "cpu" and query.shape[2] == key.shape[2]:
-        # There is no kernel for it, and of the steps PyTorch takes instead dropout is the longest.
-        query, key, value = (states.transpose(1, 2) for states in (query, key, value))
-        scores = (query @ key.transpose(-1, -2)) * (scaling or query.shape[-1] ** -0.5)
-        return (drop(scores.softmax(dim=-1), dropout) @ value).transpose(1, 2)
     gathered = nn.functional.scaled_dot_product_attention(
         query.transpose(1, 2),
         key.transpose(1, 2),
