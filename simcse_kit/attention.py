@@ -21,7 +21,8 @@ from transformers.masking_utils import sdpa_mask
 
 from simcse_kit.backbone import evaluating, position_ids, quiet
 from simcse_kit.packing import Packing
-from simcse_kit.trained_attention import LONGEST, attend_by_length
+from simcse_kit.row_attention import LONGEST
+from simcse_kit.trained_attention import attend_by_length
 
 _NAME = "simcse_kit_packed"
 # How far apart packed and padded states may be, as a share of their length: what rounding explains in single and in
@@ -67,6 +68,7 @@ def packed_attention(
     if reaches_all and query.shape[2] == key.shape[2]:
         if not goes_by_length(query.device):
             return _attend_jagged(query, key, value, packing, dropout=dropout, scaling=scaling), None
+        # Where nothing is dropped, rows so long that their scores had better be computed anew are left to PyTorch.
         if dropout or (packing.longest <= LONGEST and torch.is_grad_enabled() and query.requires_grad):
             scaling = scaling or query.shape[-1] ** -0.5
             return attend_by_length(query, key, value, packing, dropout=dropout, scaling=scaling), None

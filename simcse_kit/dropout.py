@@ -57,7 +57,7 @@ class Kept(NamedTuple):
 
     def split(self, counts: Sequence[int]) -> list[Kept]:
         """In parts of so many values each."""
-        return [Kept(part, self.scale) for part in self.mask.split(list(counts))]
+        return [Kept(part, self.scale) for part in torch.split(self.mask, list(counts))]
 
     def of(self, values: Tensor) -> Tensor:
         """The values that are kept, times the scale, and zeros; of any shape with so many values."""

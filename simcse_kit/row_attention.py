@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 # Tokens of the longest row that is attended to in separate steps.
-_LONGEST = 192
+LONGEST = 192
 # Tokens of the shortest row that fills a vector register, which softmax in one step needs.
-_REGISTER = 16
+REGISTER = 16
 # Bytes of scores at a time: what the caches of a core hold.
 _SCORES = 1 << 19
 
@@ -30,7 +30,7 @@ def attend_rows(query: Tensor, key: Tensor, value: Tensor, *, into: Tensor) -> N
     """
     queries, heads = query.shape[1:3]
     length = key.shape[1]
-    if length > _LONGEST:
+    if length > LONGEST:
         gathered = nn.functional.scaled_dot_product_attention(_by_head(query), _by_head(key), _by_head(value))
         into.copy_(_by_head(gathered))
         return
@@ -48,7 +48,7 @@ def _by_head(states: Tensor) -> Tensor:
 def _in_steps(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Attention in separate steps: [n H, Q, d], [n H, L, d] twice -> [n H, Q, d]."""
     scores = torch.baddbmm(query.new_empty(()), query, key.transpose(1, 2), beta=0, alpha=query.shape[-1] ** -0.5)
-    if key.shape[1] < _REGISTER:
+    if key.shape[1] < REGISTER:
         weights = scores.sub_(scores.amax(dim=-1, keepdim=True)).exp_()
         return torch.bmm(weights, value).div_(weights.sum(dim=-1, keepdim=True))
     # In single precision, since softmax of half precision is slower, but where lengths fit its registers.

@@ -18,11 +18,7 @@ from torch.autograd.function import once_differentiable
 
 from simcse_kit.dropout import Kept, drops_some
 from simcse_kit.packing import Packing
-
-# Tokens of the shortest row that fills a vector register, which softmax in one step needs.
-_REGISTER = 16
-# Tokens of the longest row whose scores are as well kept as computed anew, where none are dropped.
-LONGEST = 192
+from simcse_kit.row_attention import REGISTER
 
 
 def attend_by_length(
@@ -67,10 +63,10 @@ class _Attention(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         mask, query, key, value, *weights = ctx.saved_tensors
         drops = _split(None if mask is None else Kept(mask, ctx.scale), ctx.counts)
-        found = tuple(gradient.new_empty(gradient.shape) for _ in range(3))
+        found = [gradient.new_empty(gradient.shape) for _ in range(3)]
         groups = ctx.packing.by_length(gradient, query, key, value, *found)
         with torch.autocast("cpu", enabled=False):
             for (given, *states), drop, weight in zip(groups, drops, weights, strict=True):
@@ -117,7 +113,7 @@ def _product(left: Tensor, right: Tensor, factor: float) -> Tensor:
 
 def _softmax(scores: Tensor) -> Tensor:
     """Over the last dimension; the scores are not needed again."""
-    if scores.shape[-1] >= _REGISTER:
+    if scores.shape[-1] >= REGISTER:
         return scores.softmax(dim=-1)
     weights = scores.sub_(scores.amax(dim=-1, keepdim=True)).exp_()
     return weights.div_(weights.sum(dim=-1, keepdim=True))

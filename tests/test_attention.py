@@ -86,10 +86,14 @@ def by_loops(query, key, value, lengths, window, scaling):
 
 @pytest.mark.parametrize("window", [None, 3, 100])
 @pytest.mark.parametrize("key_heads", [4, 2])
-def test_each_sequence_attends_to_itself(window, key_heads):
+@pytest.mark.parametrize("trained", [False, True], ids=["", "trained"])
+@pytest.mark.parametrize("longest", [6, 192])
+def test_each_sequence_attends_to_itself(monkeypatch, window, key_heads, trained, longest):
+    monkeypatch.setattr(attention, "LONGEST", longest)
     lengths = [7, 4, 4, 1]
     mask = (torch.arange(7) < torch.tensor(lengths).unsqueeze(1)).long()
     query, key, value = (torch.randn(1, heads, 16, 5, dtype=torch.float64) for heads in (4, key_heads, key_heads))
+    query.requires_grad_(trained)
     packing = Packing(mask)
     found, _ = packed_attention(
         torch.nn.Module(), query, key, value, None, scaling=0.7, sliding_window=window, packing=packing
@@ -244,8 +248,13 @@ def test_gradients_are_the_padded_ones(opened, family, recomputed):
 
 @pytest.mark.parametrize("family", PACKED)
 def test_the_attention_of_every_layer_gets_the_familys_dropout_in_training(tiny_checkpoint, monkeypatch, family):
-    packed, rates, attend = open_backbone(tiny_checkpoint(family), dropout=0.3), [], attention._attend
-    monkeypatch.setattr(attention, "_attend", lambda *of, **how: rates.append(how["dropout"]) or attend(*of, **how))
+    packed, rates = open_backbone(tiny_checkpoint(family), dropout=0.3), []
+
+    def watched(attend):
+        return lambda *of, **how: rates.append(how["dropout"]) or attend(*of, **how)
+
+    for name in ("_attend", "attend_by_length"):
+        monkeypatch.setattr(attention, name, watched(getattr(attention, name)))
     # Asked in training mode, and left there.
     assert use_packed_attention(packed.train()) and all(module.training for module in packed.modules())
     for mode, rate in ((True, 0.3), (False, 0.0)):

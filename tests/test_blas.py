@@ -126,3 +126,20 @@ def test_it_is_quickest_where_that_was_measured(processor, capability, library, 
         assert blas.is_quickest() == expected
     finally:
         blas.is_quickest.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("processor", "built_with_mkl", "expected"),
+    [("GenuineIntel", True, True), ("GenuineIntel", False, False), ("AuthenticAMD", True, False), (None, True, False)],
+)
+def test_mkl_is_quickest_on_its_makers_processors(processor, built_with_mkl, expected, tmp_path, monkeypatch):
+    described = tmp_path / "cpuinfo"
+    if processor is not None:
+        described.write_text(f"vendor_id : {processor}\n", encoding="utf-8")
+    monkeypatch.setattr(blas, "Path", lambda name: described)
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: built_with_mkl)
+    blas.mkl_is_quickest.cache_clear()
+    try:
+        assert blas.mkl_is_quickest() == expected
+    finally:
+        blas.mkl_is_quickest.cache_clear()

@@ -1,7 +1,8 @@
 """A training step on a CPU by quicker operations than PyTorch's modules choose.
 
 Linear layers in float32 are multiplied by numpy's BLAS where that is the quickest (see ``simcse_kit.blas``), else by
-oneDNN, which is private to PyTorch: where it is missing, or gives something else, they stay as they are. Dropout has
+oneDNN, which is private to PyTorch: where it is missing, or gives something else, or PyTorch's own way is the quickest,
+they stay as they are. Dropout has
 other draws of the same distribution. Nothing of it outlasts the context.
 """
 
@@ -45,7 +46,7 @@ class QuickLayers:
         own = [layer for layer in dict.fromkeys(every) if "forward" not in vars(layer)]  # the others are somebody's
         self._dropouts = [layer for layer in own if type(layer) is nn.Dropout]
         self._linears = [layer for layer in own if type(layer) is nn.Linear]
-        if self._linears and not _onednn_is_available():
+        if self._linears and (blas.mkl_is_quickest() or not _onednn_is_available()):
             self._linears = []
 
     @contextmanager

@@ -19,6 +19,7 @@ def calls(request, monkeypatch):
     assert quick._onednn_is_available()
     if request.param == "blas" and not blas.Team.is_available():
         pytest.skip("needs PyTorch with GNU's OpenMP")
+    monkeypatch.setattr(blas, "mkl_is_quickest", lambda: False)
     monkeypatch.setattr(blas, "usable_threads", lambda: 2 if request.param == "blas" else 0)
     monkeypatch.setattr(blas, "_FEWEST", 1)
     seen, by_blas = [], quick._by_blas
@@ -81,6 +82,7 @@ def test_everything_else_is_left_to_the_layer(case, calls, monkeypatch):
 @pytest.mark.skipif(not blas.Team.is_available(), reason="needs PyTorch with GNU's OpenMP")
 def test_products_share_a_step_with_the_threads_of_other_operations(monkeypatch):
     """On as many threads, which are there before each product and needed again behind it."""
+    monkeypatch.setattr(blas, "mkl_is_quickest", lambda: False)
     monkeypatch.setattr(blas, "usable_threads", lambda: 3)
     monkeypatch.setattr(blas, "_FEWEST", 1)
     layers = nn.Sequential(nn.Linear(64, 256), nn.GELU(), nn.Linear(256, 64), nn.LayerNorm(64))
@@ -110,6 +112,7 @@ def test_a_onednn_that_is_not_as_it_should_be_is_not_used(case, monkeypatch):
             raise RuntimeError("no such operation")
         return states @ weight.t()
 
+    monkeypatch.setattr(blas, "mkl_is_quickest", lambda: False)
     monkeypatch.setattr(blas, "usable_threads", lambda: 0)
     monkeypatch.setattr(quick, "_ONEDNN", quick._ONEDNN._replace(linear=linear))
     quick._onednn_is_available.cache_clear()
@@ -119,6 +122,15 @@ def test_a_onednn_that_is_not_as_it_should_be_is_not_used(case, monkeypatch):
             assert torch.equal(layer(states), nn.Linear.forward(layer, states)) and "forward" not in vars(layer)
     finally:
         quick._onednn_is_available.cache_clear()
+
+
+def test_where_mkl_is_the_quickest_linear_layers_are_left_alone(calls, monkeypatch):
+    monkeypatch.setattr(blas, "mkl_is_quickest", lambda: True)
+    layer = nn.Linear(12, 20)
+    with QuickLayers([layer], CPU).in_use():
+        layer(torch.randn(1_100, 12)).sum().backward()
+        assert "forward" not in vars(layer)
+    assert not calls
 
 
 def test_dropout_is_quick_in_training_alone_and_nothing_outlasts_the_context(monkeypatch):
