@@ -8,10 +8,10 @@ import copy
 
 import pytest
 import torch
-from test_attention import PACKED, by_loops, on_gpu, open_backbone
+from test_attention import PACKED, by_loops, open_backbone
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from simcse_kit import attention, gpu_attention, passes
+from simcse_kit import gpu_attention
 from simcse_kit.attention import packed_states, use_packed_attention
 from simcse_kit.first_tokens import computes_first_tokens_alone, first_states
 from simcse_kit.gpu_attention import attend_all_lengths
