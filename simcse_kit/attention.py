@@ -47,7 +47,8 @@ def packed_attention(
 
     Args:
         module: The layer's attention module; as transformers' interface has it, not used.
-        query: [B, H, T, d]; of a packed batch [1, H, P, d], as are the others.
+        query: [B, H, T, d]; of a packed batch [1, H, P, d], as are the others, or of each row's first token alone
+            [1, H, B, d].
         key: As ``query``; fewer heads are shared by groups of the query's.
         value: As ``key``.
         attention_mask: Of a padded batch, [B, 1, T, T]; True where a token may look.

@@ -4,19 +4,19 @@ PyTorch's attention in one step knows no dropout on a CPU. Its separate steps, f
 ones for autograd to remember, and in half precision slow, as are all products of matrices so small. Here all rows are
 one operation, in single precision at least, which saves no more than its gradients read.
 
-Legend: P tokens of a packed batch, H heads, d width of a head; n rows of one length L.
+Legend: P tokens of a packed batch, H heads, d width of a head; n rows of one length L, Q queries of each (L, or 1).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from simcse_kit.dropout import Kept, drops_some
+from simcse_kit.dropout import dropout as drop
 from simcse_kit.packing import Packing
 from simcse_kit.row_attention import REGISTER
 
@@ -24,18 +24,19 @@ from simcse_kit.row_attention import REGISTER
 def attend_by_length(
     query: Tensor, key: Tensor, value: Tensor, packing: Packing, *, dropout: float, scaling: float
 ) -> Tensor:
-    """What each token gathers within its row: dropout(softmax(q k' scaling)) v (Vaswani et al. 2017, equation 1).
+    """What queries gather, each within its row: dropout(softmax(q k' scaling)) v (Vaswani et al. 2017, equation 1).
 
     Args:
-        query: [1, P, H, d]; differentiable, as are the others.
-        key: As ``query``.
-        value: As ``query``.
+        query: [1, P, H, d], or of each row's first token alone, [1, B, H, d], in the order of ``packing.first``;
+            differentiable, as are the others.
+        key: [1, P, H, d].
+        value: As ``key``.
         packing: The rows.
-        dropout: Rate of dropout on the attention probabilities, in [0, 1), rounded as in ``simcse_kit.dropout``.
+        dropout: Rate of dropout on the attention probabilities, in [0, 1], rounded as in ``simcse_kit.dropout``.
         scaling: Factor on the dot products.
 
     Returns:
-        [1, P, H, d].
+        Of the query's shape.
     """
     found: Tensor = _Attention.apply(query, key, value, packing, dropout, scaling)  # type: ignore[no-untyped-call]
     return found
@@ -46,64 +47,63 @@ class _Attention(torch.autograd.Function):
     def forward(
         ctx: Any, query: Tensor, key: Tensor, value: Tensor, packing: Packing, dropout: float, scaling: float
     ) -> Tensor:
-        counts = [n * query.shape[2] * length**2 for n, length in packing.groups]
-        kept = Kept.draw(sum(counts), dropout) if drops_some(dropout) else None
         dtype = torch.promote_types(query.dtype, torch.float32)
-        by_head = [query.new_empty(query.shape, dtype=dtype) for _ in range(3)]
-        gathered, weights = query.new_empty(query.shape), []
-        groups = packing.by_length(gathered, query, key, value, *by_head)
+        by_head = [each.new_empty(each.shape, dtype=dtype) for each in (query, key, value)]
+        gathered = query.new_empty(query.shape)
+        groups = list(packing.by_length(gathered, query, key, value, *by_head))
+        sizes = [into.shape[1] * keys.shape[:3].numel() for into, _, keys, *_ in groups]
+        factors = torch.split(drop(query.new_ones(sum(sizes), dtype=dtype), dropout), sizes) if dropout else None
+        weights: list[Tensor] = []
+        kept_weights: list[Tensor] = []
         with torch.autocast("cpu", enabled=False):
-            for (into, *states), drop in zip(groups, _split(kept, counts), strict=True):
+            for number, (into, *states) in enumerate(groups):
                 q, k, v = map(_copied_by_head, states[:3], states[3:])
-                weights.append(_softmax(_product(q, k.transpose(1, 2), scaling)))
-                _put(torch.bmm(_dropped(weights[-1], drop), v), into)
-        ctx.save_for_backward(kept.mask if kept else None, *by_head, *weights)
-        ctx.packing, ctx.counts, ctx.scaling, ctx.scale = packing, counts, scaling, kept.scale if kept else None
+                weight = _softmax(_product(q, k.transpose(1, 2), scaling))
+                kept = weight if factors is None else weight * factors[number].view(weight.shape)
+                _put(torch.bmm(kept, v), into)
+                weights.append(weight)
+                kept_weights.append(kept)
+        ctx.save_for_backward(*by_head, *chain.from_iterable(zip(weights, kept_weights, strict=True)))
+        ctx.packing, ctx.scaling = packing, scaling
         return gathered
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        mask, query, key, value, *weights = ctx.saved_tensors
-        drops = _split(None if mask is None else Kept(mask, ctx.scale), ctx.counts)
-        found = [gradient.new_empty(gradient.shape) for _ in range(3)]
-        groups = ctx.packing.by_length(gradient, query, key, value, *found)
+        saved = ctx.saved_tensors
+        by_head, weights = saved[:3], zip(saved[3::2], saved[4::2], strict=True)
+        found = [gradient.new_empty(each.shape) for each in by_head]
+        groups = ctx.packing.by_length(gradient, *by_head, *found)
         with torch.autocast("cpu", enabled=False):
-            for (given, *states), drop, weight in zip(groups, drops, weights, strict=True):
-                q, k, v = (_seen_by_head(each) for each in states[:3])
+            for (given, *states), (weight, kept) in zip(groups, weights, strict=True):
+                q, k, v = map(_seen_by_head, states[:3])
                 g = _copied_by_head(given, torch.empty_like(states[0]))
-                of_scores = _softmax_gradient(_dropped(torch.bmm(g, v.transpose(1, 2)), drop), weight)
+                # Of the scores: w (m g v' - sum over w m g v'), where m is what dropout multiplies w by.
+                kept_gradient = torch.bmm(g, v.transpose(1, 2)).mul_(kept)
+                of_scores = kept_gradient.addcmul_(weight, kept_gradient.sum(dim=-1, keepdim=True), value=-1)
                 _put(_product(of_scores, k, ctx.scaling), states[3])
                 _put(_product(of_scores.transpose(1, 2), q, ctx.scaling), states[4])
-                _put(torch.bmm(_dropped(weight, drop).transpose(1, 2), g), states[5])
+                _put(torch.bmm(kept.transpose(1, 2), g), states[5])
         return *found, None, None, None
 
 
-def _split(kept: Kept | None, counts: Sequence[int]) -> Sequence[Kept | None]:
-    return [None] * len(counts) if kept is None else kept.split(counts)
-
-
-def _dropped(values: Tensor, kept: Kept | None) -> Tensor:
-    return values if kept is None else kept.of(values)
-
-
 def _copied_by_head(states: Tensor, place: Tensor) -> Tensor:
-    """Copy [n, L, H, d] into memory of as many values, head by head: [n H, L, d]."""
-    n, length, heads, width = states.shape
-    place.view(n, heads, length, width).copy_(states.transpose(1, 2))
+    """Copy [n, Q, H, d] into memory of as many values, head by head: [n H, Q, d]."""
+    n, tokens, heads, width = states.shape
+    place.view(n, heads, tokens, width).copy_(states.transpose(1, 2))
     return _seen_by_head(place)
 
 
 def _seen_by_head(place: Tensor) -> Tensor:
-    """What ``_copied_by_head`` has put into memory that is shaped [n, L, H, d]: [n H, L, d]."""
-    n, length, heads, width = place.shape
-    return place.view(n * heads, length, width)
+    """What ``_copied_by_head`` has put into memory that is shaped [n, Q, H, d]: [n H, Q, d]."""
+    n, tokens, heads, width = place.shape
+    return place.view(n * heads, tokens, width)
 
 
 def _put(found: Tensor, into: Tensor) -> None:
-    """Put [n H, L, d] into [n, L, H, d]."""
-    n, length, heads, width = into.shape
-    into.copy_(found.view(n, heads, length, width).transpose(1, 2))
+    """Put [n H, Q, d] into [n, Q, H, d]."""
+    n, tokens, heads, width = into.shape
+    into.copy_(found.view(n, heads, tokens, width).transpose(1, 2))
 
 
 def _product(left: Tensor, right: Tensor, factor: float) -> Tensor:
@@ -117,9 +117,3 @@ def _softmax(scores: Tensor) -> Tensor:
         return scores.softmax(dim=-1)
     weights = scores.sub_(scores.amax(dim=-1, keepdim=True)).exp_()
     return weights.div_(weights.sum(dim=-1, keepdim=True))
-
-
-def _softmax_gradient(gradient: Tensor, weights: Tensor) -> Tensor:
-    """That of the scores, of that of the weights: w (g - sum over w g); the gradient is not needed again."""
-    weighted = gradient.mul_(weights)
-    return weighted.addcmul_(weights, weighted.sum(dim=-1, keepdim=True), value=-1)

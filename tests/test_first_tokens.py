@@ -1,5 +1,7 @@
 """The last layer for first tokens alone, against transformers' own padded forward pass."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
@@ -72,11 +74,25 @@ def test_other_families_are_found_out(opened, family):
 def test_layers_that_are_called_otherwise_are_found_out(opened, monkeypatch):
     _, encoder, _, _ = opened("bert")
     assert encoder.packs and computes_first_tokens_alone(encoder.backbone)
-    first, *_, last = encoder.backbone.encoder.layer
-    for wrong in (first.attention.output, last.attention.self.query, nn.Identity()):
-        monkeypatch.setattr(first_tokens, "_after_attention", lambda backbone, wrong=wrong: wrong)
+    first, *_, last = (layer.attention for layer in encoder.backbone.encoder.layer)
+    swapped = SimpleNamespace(self=last.self, output=first.output)
+    for wrong in (first, swapped, SimpleNamespace(self=last.output, output=last.self), nn.Identity()):
+        monkeypatch.setattr(first_tokens, "_last_attention", lambda backbone, wrong=wrong: wrong)
         assert not computes_first_tokens_alone(encoder.backbone)
     assert encoder.training and all(not module._forward_pre_hooks for module in encoder.backbone.modules())
+    assert all("forward" not in vars(module) for module in encoder.backbone.modules())
+
+
+def test_an_attention_that_somebody_has_replaced_is_called(opened):
+    _, encoder, ids, mask = opened("bert")
+    attention, calls = encoder.backbone.encoder.layer[-1].attention.self, []
+    own = attention.forward
+    attention.forward = lambda *given, **options: calls.append(given[0].shape[1]) or own(*given, **options)
+    expected = encoder(ids, mask)
+    assert int(mask.sum()) in calls and not computes_first_tokens_alone(encoder.backbone)
+    del attention.forward
+    assert computes_first_tokens_alone(encoder.backbone)
+    assert torch.allclose(encoder(ids, mask), expected, atol=1e-6)
 
 
 def test_who_watches_the_backbone_sees_all_tokens(opened):
