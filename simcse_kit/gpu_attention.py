@@ -30,10 +30,11 @@ _Kernel = Callable[[Tensor, Tensor, Tensor, Packing, int | None, float, float], 
 def attend_all_lengths(
     query: Tensor, key: Tensor, value: Tensor, packing: Packing, *, window: int | None, dropout: float, scaling: float
 ) -> Tensor:
-    """What each token gathers within its sequence: dropout(softmax(q k' scaling)) v.
+    """What queries gather, each within its sequence: dropout(softmax(q k' scaling)) v.
 
     Args:
-        query: [1, P, H, d]; differentiable, as are the others.
+        query: [1, P, H, d], or of each sequence's first token alone, [1, B, H, d], in the order of ``packing.first``;
+            differentiable, as are the others.
         key: [1, P, K, d].
         value: As ``key``.
         packing: The sequences.
@@ -42,14 +43,16 @@ def attend_all_lengths(
         scaling: Factor on the dot products.
 
     Returns:
-        [1, P, H, d].
+        Of the query's shape.
     """
     device = query.device
     if torch.is_autocast_enabled(device.type):  # as for PyTorch's own attention
         query, key, value = (each.to(torch.get_autocast_dtype(device.type)) for each in (query, key, value))
     if window is not None and window >= packing.longest:
         window = None
-    kernel = _kernel(device, query.dtype, query.shape[-1], window is not None) or _padded
+    # Of fewer queries than keys the kernels take the last to be the last token's, which decides what is in a window.
+    aligned = window is None or query.shape[1] == key.shape[1]
+    kernel = (_kernel(device, query.dtype, query.shape[-1], window is not None) if aligned else None) or _padded
     shared = query.shape[2] // key.shape[2]
     if shared > 1:
         key, value = (each.repeat_interleave(shared, dim=2) for each in (key, value))
@@ -70,11 +73,11 @@ def _flash(
     query: Tensor, key: Tensor, value: Tensor, packing: Packing, window: int | None, dropout: float, scaling: float
 ) -> Tensor:
     """FlashAttention-2 (Dao 2023, arXiv:2307.08691), in half precision."""
-    bounds, longest, reach = packing.bounds, packing.longest, -1 if window is None else window - 1
+    (starts, most), reach = _queries(query, packing), -1 if window is None else window - 1
     states = (each.squeeze(0) for each in (query, key, value))
     found: Tensor = torch.ops.aten._flash_attention_forward(
         *states,
-        *(bounds, bounds, longest, longest, dropout),
+        *(starts, packing.bounds, most, packing.longest, dropout),
         is_causal=False,
         return_debug_mask=False,
         scale=scaling,
@@ -90,9 +93,9 @@ def _efficient(
     """Memory-efficient attention (Rabe and Staats 2021, arXiv:2112.05682), in any precision, without a window."""
     if window is not None:
         raise RuntimeError("no window")
-    bounds, longest = packing.bounds, packing.longest
+    starts, most = _queries(query, packing)
     found: Tensor = torch.ops.aten._efficient_attention_forward(
-        *(query, key, value, None, bounds, bounds, longest, longest, dropout),
+        *(query, key, value, None, starts, packing.bounds, most, packing.longest, dropout),
         custom_mask_type=0,
         compute_log_sumexp=True,
         scale=scaling,
@@ -100,11 +103,22 @@ def _efficient(
     return found
 
 
+def _queries(query: Tensor, packing: Packing) -> tuple[Tensor, int]:
+    """Where the queries of each sequence begin, and behind them their number, int32; and the most of one."""
+    sequences = len(packing.first)
+    if query.shape[1] == sequences:
+        return torch.arange(sequences + 1, dtype=torch.int32, device=query.device), 1
+    return packing.bounds, packing.longest
+
+
 def _padded(
     query: Tensor, key: Tensor, value: Tensor, packing: Packing, window: int | None, dropout: float, scaling: float
 ) -> Tensor:
     """Attention over the rows of the padded batch."""
-    mask = packing.pad(query.new_ones(1, query.shape[1], 1, dtype=torch.bool))  # [B, T, 1]
+    if query.shape[1] < key.shape[1]:
+        every = query.new_zeros(1, key.shape[1], *query.shape[2:]).index_copy(1, packing.first, query)
+        return _padded(every, key, value, packing, window, dropout, scaling)[:, packing.first]
+    mask = packing.pad(key.new_ones(1, key.shape[1], 1, dtype=torch.bool))  # [B, T, 1]
     seen = mask.view(len(mask), 1, 1, -1)
     if window is not None:
         positions = torch.arange(mask.shape[1], device=query.device)

@@ -39,40 +39,65 @@ def states(shared=1, heads=4, width=8):
     return [torch.randn(1, sum(LENGTHS), n, width, dtype=torch.float64, requires_grad=True) for n in counts]
 
 
-def check(given, window):
+def check(given, window, first_only=False):
     """Values and gradients are those of loops."""
-    found = attend_all_lengths(*given, packing(), window=window, dropout=0.0, scaling=0.7)
+    laid_out, (query, key, value) = packing(), given
+    asked = query[:, laid_out.first] if first_only else query
+    found = attend_all_lengths(asked, key, value, laid_out, window=window, dropout=0.0, scaling=0.7)
     expected = by_loops(*(each[0] for each in given), LENGTHS, window, 0.7)
-    assert found.shape == given[0].shape and (found[0] - expected).abs().max() < 1e-12
+    expected = expected[laid_out.first] if first_only else expected
+    assert found.shape == asked.shape and (found[0] - expected).abs().max() < 1e-12
     weights = torch.randn_like(expected)
     theirs = torch.autograd.grad((expected * weights).sum(), given)
     for own, other in zip(torch.autograd.grad((found[0] * weights).sum(), given), theirs, strict=True):
         assert (own - other).abs().max() < 1e-12
 
 
-def flash(query, key, value, starts, _, longest, __, dropout, *, scale, window_size_left, window_size_right, **options):
-    """As FlashAttention: [P, H, d], sequences by where they start; a window by how far it reaches to both sides."""
-    assert options == {"is_causal": False, "return_debug_mask": False} and starts.dtype == torch.int32
-    lengths = starts.diff().tolist()
-    assert longest == max(lengths) and window_size_left == window_size_right and query.shape[1:] == value.shape[1:]
+def flash(
+    query,
+    key,
+    value,
+    starts,
+    key_starts,
+    most,
+    longest,
+    dropout,
+    *,
+    scale,
+    window_size_left,
+    window_size_right,
+    **options,
+):
+    """As FlashAttention: [P, H, d], sequences by where they start; a window by how far it reaches to both sides.
+
+    It counts positions from the sequences' ends, which only without a window says nothing of queries that are fewer.
+    """
+    assert options == {"is_causal": False, "return_debug_mask": False}
+    assert starts.dtype == key_starts.dtype == torch.int32 and query.shape[1:] == value.shape[1:]
+    counts, lengths = starts.diff().tolist(), key_starts.diff().tolist()
+    assert most == max(counts) and longest == max(lengths) and window_size_left == window_size_right
+    assert counts == lengths or (counts == [1] * len(lengths) and window_size_left == -1)
     window = None if window_size_left == -1 else window_size_left + 1
-    gathered = by_loops(query, key, value, lengths, window, scale)
+    places = [start + i for start, n in zip(key_starts.tolist(), counts, strict=False) for i in range(n)]
+    every = torch.zeros_like(key).index_copy(0, torch.tensor(places), query)
+    gathered = by_loops(every, key, value, lengths, window, scale)[places]
     return torch.nn.functional.dropout(gathered, dropout), None
 
 
-def efficient(query, key, value, bias, starts, _, longest, __, dropout, **options):
+def efficient(query, key, value, bias, *places, **options):
     """As memory-efficient attention: [1, P, H, d]."""
     assert bias is None and options.pop("custom_mask_type") == 0 and options.pop("compute_log_sumexp")
     window = {"window_size_left": -1, "window_size_right": -1}
     rest = options | window | {"is_causal": False, "return_debug_mask": False}
-    found, _ = flash(*(each[0] for each in (query, key, value)), starts, _, longest, __, dropout, **rest)
+    found, _ = flash(*(each[0] for each in (query, key, value)), *places, **rest)
     return found.unsqueeze(0), None
 
 
 @pytest.mark.parametrize("window", [None, 3, 100])
 @pytest.mark.parametrize("shared", [1, 2])
 @pytest.mark.parametrize("kernel", ["none", "flash", "efficient"])
-def test_each_sequence_attends_to_itself(monkeypatch, kernel, shared, window):
+@pytest.mark.parametrize("first_only", [False, True], ids=["", "first-tokens"])
+def test_each_sequence_attends_to_itself(monkeypatch, kernel, shared, window, first_only):
     calls = []
     for name, stand_in in {"flash": flash, "efficient": efficient}.items():
         if name == kernel:
@@ -82,11 +107,11 @@ def test_each_sequence_attends_to_itself(monkeypatch, kernel, shared, window):
                 return stand_in(*given, **options)
 
             monkeypatch.setattr(torch.ops.aten, f"_{kernel}_attention_forward", counted)
-    check(states(shared), window)
+    check(states(shared), window, first_only)
     tried = calls.copy()
-    check(states(shared), window)
+    check(states(shared), window, first_only)
     # Tried once, and not with a window that it does not know.
-    serves = kernel == "flash" or (kernel == "efficient" and window != 3)
+    serves = kernel != "none" and (window != 3 or (kernel == "flash" and not first_only))
     assert len(calls) - len(tried) == serves
 
 
