@@ -95,7 +95,7 @@ def train(
     reference: Annotated[str, typer.Option(help="What the others are compared with.")] = "reference",
     seeds: Annotated[str, typer.Option(help="Each trains every system from the start.", metavar="N,N,...")] = "1",
     steps: Annotated[int, typer.Option(min=1, help="Of each system and seed.")] = 200,
-    block: Annotated[int, typer.Option(min=1, help="Steps until it is the next system's turn.")] = 10,
+    block: Annotated[int, typer.Option(min=1, help="Steps until it is the next system's turn.")] = 50,
     batch_size: Annotated[int, typer.Option(min=2)] = 64,
     max_length: Annotated[int, typer.Option(min=3, help="Tokens a text is cut to.")] = 32,
     lr: Annotated[float, typer.Option(min=0, help="The learning rate, constant.")] = 3e-5,

@@ -338,7 +338,7 @@ def test_import_looks_at_every_script(tmp_path, monkeypatch):
         (["encode", "--texts", "a={texts}", "--systems", "ours"], "is none of --systems"),
         (["encode", "--texts", "{texts}"], "NAME=SOURCE"),
         (["encode", "--texts", "a={texts}"], "40 different texts, but --count is 1,500"),
-        (["train", "--text", "{texts}", "--steps", "10"], "multiple of --block 10"),
+        (["train", "--text", "{texts}", "--steps", "10"], "multiple of --block 50"),
         (["train", "--text", "{texts}"], "40 different texts do not fill one batch of 64"),
         (["train", "--text", "{texts}", "--seeds", "1,1"], "--seeds 1,1: expected different whole numbers"),
         (["memory", "--triplets", "nowhere.csv"], "nowhere.csv"),
