@@ -156,6 +156,7 @@ def test_a_device_without_memory_is_not_judged(monkeypatch):
     assert gpu_attention.has_kernels(CPU)
 
 
+@pytest.mark.filterwarnings("ignore:User provided device_type of 'cuda'")
 @pytest.mark.parametrize("kernel", ["flash", "efficient"])
 @pytest.mark.parametrize("family", PACKED)
 def test_a_step_on_a_gpu_fits_together_and_waits_for_nothing(tiny_checkpoint, monkeypatch, family, kernel):
@@ -173,12 +174,11 @@ def test_a_step_on_a_gpu_fits_together_and_waits_for_nothing(tiny_checkpoint, mo
         for name, tensor in vars(laid_out).items():
             if isinstance(tensor, torch.Tensor):
                 setattr(moved, name, mode.from_tensor(tensor).to(gpu))
-        backbone = backbone.to(gpu).train()
-        with torch.autocast("cuda", dtype=torch.bfloat16, enabled=kernel == "flash"):
-            found = packed_states(backbone, mode.from_tensor(ids).to(gpu), moved, all_layers=True)
-            loss = sum(moved.pad(each).float().sum() for each in found)
-            if ends_on_first:
-                loss = loss + moved.in_order(first_states(backbone, mode.from_tensor(ids).to(gpu), moved)).float().sum()
+        backbone, ids = backbone.to(gpu, torch.bfloat16 if kernel == "flash" else None).train(), mode.from_tensor(ids)
+        states = packed_states(backbone, ids.to(gpu), moved, all_layers=True)
+        loss = sum(moved.pad(each).float().sum() for each in states)
+        if ends_on_first:
+            loss = loss + moved.in_order(first_states(backbone, ids.to(gpu), moved)).float().sum()
         loss.backward()
     gradients = [parameter.grad for name, parameter in backbone.named_parameters() if "pooler" not in name]
     assert all(gradient is not None and gradient.device.type == "cuda" for gradient in gradients)
