@@ -69,8 +69,8 @@ def packed_attention(
     factor = query.shape[-1] ** -0.5 if scaling is None else scaling
     on_cpu = goes_by_length(query.device)
     if not on_cpu and len(packing.groups) > 1:
-        options = {"window": sliding_window, "dropout": dropout, "scaling": factor}
-        return attend_all_lengths(query, key, value, packing, **options), None
+        found = attend_all_lengths(query, key, value, packing, window=sliding_window, dropout=dropout, scaling=factor)
+        return found, None
     alike = query.shape[2] == key.shape[2] and (sliding_window is None or packing.longest <= sliding_window)
     # Where nothing is dropped, rows so long that their scores had better be computed anew are left to PyTorch.
     trained = dropout or (packing.longest <= LONGEST and torch.is_grad_enabled() and query.requires_grad)

@@ -124,8 +124,8 @@ def _padded(
         positions = torch.arange(mask.shape[1], device=query.device)
         seen = seen & ((positions - positions.unsqueeze(1)).abs() < window)
         seen = seen | ~mask.view(len(mask), 1, -1, 1)  # far behind a row's end there would be nothing to look at
-    states = (packing.pad(each).transpose(1, 2) for each in (query, key, value))
-    found = nn.functional.scaled_dot_product_attention(*states, attn_mask=seen, dropout_p=dropout, scale=scaling)
+    q, k, v = (packing.pad(each).transpose(1, 2) for each in (query, key, value))
+    found = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=seen, dropout_p=dropout, scale=scaling)
     return packing.pack(found.transpose(1, 2))
 
 

