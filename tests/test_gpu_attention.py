@@ -9,6 +9,7 @@ from contextlib import nullcontext
 import pytest
 import torch
 from test_attention import PACKED, by_loops, open_backbone
+from torch.utils.checkpoint import checkpoint
 
 from simcse_kit import gpu_attention
 from simcse_kit.attention import packed_states, use_packed_attention
