@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import lru_cache, partial
 from typing import Any
 
@@ -20,6 +20,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.masking_utils import sdpa_mask
 
 from simcse_kit.backbone import evaluating, position_ids, quiet
+from simcse_kit.gpu_attention import attend_all_lengths, has_kernels
 from simcse_kit.packing import Packing
 from simcse_kit.row_attention import LONGEST
 from simcse_kit.trained_attention import attend_by_length
@@ -65,62 +66,29 @@ def packed_attention(
     if packing is None:
         return attend(query, key, value).contiguous(), None
     packing.calls += 1
-    reaches_all = sliding_window is None or packing.longest <= sliding_window
-    if reaches_all and query.shape[2] == key.shape[2]:
-        if not goes_by_length(query.device):
-            return _attend_jagged(query, key, value, packing, dropout=dropout, scaling=scaling), None
-        # Where nothing is dropped, rows so long that their scores had better be computed anew are left to PyTorch.
-        if dropout or (packing.longest <= LONGEST and torch.is_grad_enabled() and query.requires_grad):
-            scaling = scaling or query.shape[-1] ** -0.5
-            return attend_by_length(query, key, value, packing, dropout=dropout, scaling=scaling), None
+    factor = query.shape[-1] ** -0.5 if scaling is None else scaling
+    on_cpu = goes_by_length(query.device)
+    if not on_cpu and len(packing.groups) > 1:
+        found = attend_all_lengths(query, key, value, packing, window=sliding_window, dropout=dropout, scaling=factor)
+        return found, None
+    alike = query.shape[2] == key.shape[2] and (sliding_window is None or packing.longest <= sliding_window)
+    # Where nothing is dropped, rows so long that their scores had better be computed anew are left to PyTorch.
+    trained = dropout or (packing.longest <= LONGEST and torch.is_grad_enabled() and query.requires_grad)
+    if on_cpu and alike and trained:
+        return attend_by_length(query, key, value, packing, dropout=dropout, scaling=factor), None
     gathered = [attend(*group).flatten(0, 1) for group in packing.by_length(query, key, value)]
     return torch.cat(gathered).unsqueeze(0), None
 
 
 @lru_cache
 def packs_on(device: torch.device) -> bool:
-    """Whether a device computes the attention of packed batches well, in training too.
-
-    Where PyTorch has kernels for all lengths at once on a GPU, it has them for half precision and for single.
-    """
-    return device.type == "cpu" or (device.type == "cuda" and attends_jagged(device))
+    """Whether a device computes the attention of packed batches well, in training too."""
+    return device.type == "cpu" or (device.type == "cuda" and has_kernels(device))
 
 
 def goes_by_length(device: torch.device) -> bool:
     """Whether rows of one length go side by side, one length after the other; such small groups never fill a GPU."""
     return device.type == "cpu"
-
-
-def attends_jagged(device: torch.device) -> bool:
-    """Try attention over all lengths at once on a device, with dropout and gradients, in both precisions.
-
-    Asked in the middle of a step, it leaves the step's own draws as they would have been.
-
-    Raises:
-        torch.OutOfMemoryError: If memory ends, which says nothing about another time.
-    """
-    with ExitStack() as stack:
-        stack.enter_context(torch.random.fork_rng(devices=[] if device.type == "cpu" else [device]))
-        stack.enter_context(quiet())  # jagged tensors are announced as new, once
-        # What it saves is no part of a step that counts what is saved, as checkpointing does.
-        stack.enter_context(torch.autograd.graph.saved_tensors_hooks(_as_it_is, _as_it_is))
-        for context in (torch.inference_mode(False), torch.enable_grad(), torch.autocast(device.type, enabled=False)):
-            stack.enter_context(context)
-        packing = Packing(torch.tensor([[1, 1, 1], [1, 0, 0]], device=device))
-        try:
-            for dtype in (torch.float32, torch.bfloat16):
-                states = torch.randn(1, 4, 2, 32, device=device, dtype=dtype, requires_grad=True)
-                found = _attend_jagged(states, states, states, packing, dropout=0.1, scaling=None)
-                torch.autograd.grad(found.float().sum(), states)
-        except torch.OutOfMemoryError:
-            raise
-        except RuntimeError:
-            return False
-    return True
-
-
-def _as_it_is(tensor: Tensor) -> Tensor:
-    return tensor
 
 
 def _padded_mask(attention_mask: Tensor | None = None, **kwargs: Any) -> Tensor | None:
@@ -157,23 +125,6 @@ def _attend(
         enable_gqa=query.shape[2] != key.shape[2],
     )
     return gathered.transpose(1, 2)
-
-
-def _attend_jagged(
-    query: Tensor, key: Tensor, value: Tensor, packing: Packing, *, dropout: float, scaling: float | None
-) -> Tensor:
-    """Attention within each sequence, all lengths at once: [1, P, H, d] each -> [1, P, H, d]."""
-
-    def jagged(states: Tensor) -> Tensor:
-        sequences = torch.nested.nested_tensor_from_jagged(
-            states.squeeze(0).contiguous(), packing.offsets, min_seqlen=packing.shortest, max_seqlen=packing.longest
-        )
-        return sequences.transpose(1, 2)
-
-    gathered = nn.functional.scaled_dot_product_attention(
-        jagged(query), jagged(key), jagged(value), dropout_p=dropout, scale=scaling
-    )
-    return gathered.transpose(1, 2).values().unsqueeze(0)
 
 
 def packed_states(

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from simcse_kit import backbone as hf
+from simcse_kit.batching import to_device
 from simcse_kit.dtypes import parse_dtype, warn_if_slow
 from simcse_kit.encoding import encode_texts
 from simcse_kit.errors import UserError
@@ -206,7 +207,7 @@ class SentenceEncoder(nn.Module):
 
         Args:
             input_ids: Token ids, padded on the right, [B, T].
-            attention_mask: 1 for tokens, 0 for padding, [B, T].
+            attention_mask: 1 for tokens, 0 for padding, [B, T]; on the CPU too, where a GPU need not be waited for.
             fused: In evaluation, the backbone as it is now, fused (see ``simcse_kit.fused.fuse``); where ``packs``.
 
         Returns:
@@ -218,7 +219,7 @@ class SentenceEncoder(nn.Module):
         """The pooled states of token ids, before any layer behind the pooling; as ``forward`` else."""
         kept = attention_mask
         if self.pooling == "mask":
-            kept = attention_mask * (input_ids == self.tokenizer.mask_token_id)
+            kept = to_device(attention_mask, self.device) * (input_ids == self.tokenizer.mask_token_id)
         return self._passes.pool(input_ids, attention_mask, POOLINGS[self.pooling], kept, fused)
 
     def token_states(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:

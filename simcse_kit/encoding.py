@@ -111,8 +111,8 @@ def _encode_window(
 
     @torch.inference_mode()
     def encode(rows: list[int]) -> _Encoded:
-        ids, mask = (to_device(each, device) for each in pad([tokens[row] for row in rows], encoder.pad_id))
-        return rows, encoder(ids, mask, way.fused).float()
+        ids, mask = pad([tokens[row] for row in rows], encoder.pad_id)
+        return rows, encoder(to_device(ids, device), mask, way.fused).float()
 
     for rows, found in way.all_of(partial(encode, rows) for rows in batches(lengths, way.budget)):
         vectors[to_device(torch.tensor(rows, device="cpu"), device)] = found

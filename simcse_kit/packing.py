@@ -10,6 +10,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
+from simcse_kit.batching import to_device
+
 # Positions of a batch, were it padded, for each token of its budget.
 _MOST_POSITIONS = 4
 
@@ -20,30 +22,34 @@ class Packing:
     Attributes:
         groups: (n, L) of the rows of one length, in the order of the packed row: what lies between is one sequence.
         first: Where the first token of each row stands in the packed row, in the order of the groups, [B].
-        offsets: The same, and behind them P, [B + 1].
+        bounds: The same, and behind them P, [B + 1], int32, as kernels for such batches take them.
         calls: How many attention layers have kept to these groups so far (see ``simcse_kit.attention``).
     """
 
-    def __init__(self, attention_mask: Tensor) -> None:
+    def __init__(self, attention_mask: Tensor, device: torch.device | None = None) -> None:
         """Lay out a batch.
 
         Args:
             attention_mask: 1 for tokens, 0 for the padding on the right, [B, T]. A row without tokens keeps its first
                 position, for poolings to mask, so that no vector is missing.
+            device: That of what is packed; None: the mask's.
         """
         self._shape = attention_mask.shape
         width = self._shape[1]
-        lengths = attention_mask.sum(dim=1).clamp(min=1)
-        self._order = lengths.argsort(descending=True, stable=True)
-        ordered = lengths[self._order]
+        # Laid out on the CPU: were it a GPU's work, all that it has before it would be waited for.
+        lengths = attention_mask.cpu().sum(dim=1).clamp(min=1)
+        order = lengths.argsort(descending=True, stable=True)
+        ordered = lengths[order]
         found, counts = ordered.unique_consecutive(return_counts=True)  # type: ignore[no-untyped-call]
         self.groups: list[tuple[int, int]] = list(zip(counts.tolist(), found.tolist(), strict=True))
         self.calls = 0
-        columns = torch.arange(width, device=attention_mask.device)
-        places = self._order.unsqueeze(1) * width + columns
-        self._places = places[columns < ordered.unsqueeze(1)]  # [P], into the flattened [B * T]
-        self.offsets = nn.functional.pad(ordered.cumsum(0), (1, 0))
-        self.first = self.offsets[:-1]
+        columns = torch.arange(width, device="cpu")
+        places = (order.unsqueeze(1) * width + columns)[columns < ordered.unsqueeze(1)]
+        parts = places, order.argsort(), nn.functional.pad(ordered.cumsum(0), (1, 0))
+        there = to_device(torch.cat(parts), device or attention_mask.device)
+        # [P], into the flattened [B * T]; [B], where each row of the batch stands; [B + 1].
+        self._places, self._back, bounds = torch.split(there, [len(part) for part in parts])
+        self.first, self.bounds = bounds[:-1], bounds.int()
 
     @property
     def longest(self) -> int:
@@ -81,7 +87,7 @@ class Packing:
 
     def in_order(self, vectors: Tensor) -> Tensor:
         """Bring one vector a row, [B, D], from the order of ``by_length`` into that of the batch."""
-        return vectors[self._order.argsort()]
+        return vectors[self._back]
 
 
 def packed_batches(lengths: Sequence[int], token_budget: int) -> Iterator[list[int]]:

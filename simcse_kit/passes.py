@@ -20,6 +20,7 @@ from simcse_kit.attention import (
     use_packed_attention,
     uses_packed_attention,
 )
+from simcse_kit.batching import to_device
 from simcse_kit.first_tokens import computes_first_tokens_alone, first_states
 from simcse_kit.fused import FusedBackbone
 from simcse_kit.packing import Packing
@@ -59,18 +60,21 @@ class Passes:
 
         Args:
             input_ids: Token ids, padded on the right, [B, T].
-            attention_mask: 1 for tokens, 0 for padding, [B, T].
+            attention_mask: 1 for tokens, 0 for padding, [B, T]; on the CPU or with the ids.
             pooling: What makes one vector of a row's states.
-            kept: 1 for the tokens that it reads, [B, T].
+            kept: 1 for the tokens that it reads, [B, T]; as the mask.
             fused: In evaluation, the backbone as it is now, fused; where ``packs``.
         """
-        all_layers = len(pooling.layers) > 1
+        all_layers, device = len(pooling.layers) > 1, input_ids.device
         if not self.packs:
             outputs = self._backbone(
-                input_ids=input_ids, attention_mask=attention_mask, output_hidden_states=all_layers
+                input_ids=input_ids,
+                attention_mask=to_device(attention_mask, device),
+                output_hidden_states=all_layers,
             )
-            return pooling(outputs.hidden_states if all_layers else (outputs.last_hidden_state,), kept)
-        packing = Packing(attention_mask)
+            states = outputs.hidden_states if all_layers else (outputs.last_hidden_state,)
+            return pooling(states, to_device(kept, device))
+        packing = Packing(attention_mask, device)
         if pooling.reduce is first_token:
             if fused is not None:
                 return packing.in_order(fused.first_states(input_ids, packing))
@@ -84,17 +88,19 @@ class Passes:
             states = packed_states(self._backbone, input_ids, packing, all_layers=all_layers)
         if pooling.reduce is first_token:
             return packing.in_order(states[-1][0, packing.first])
-        if not goes_by_length(input_ids.device):
+        if not goes_by_length(device):
             read = {layer % len(states) for layer in pooling.layers}
-            return pooling([packing.pad(each) if layer in read else each for layer, each in enumerate(states)], kept)
+            padded = [packing.pad(each) if layer in read else each for layer, each in enumerate(states)]
+            return pooling(padded, to_device(kept, device))
         groups = packing.by_length(packing.pack(kept), *states)
         return packing.in_order(torch.cat([pooling(hidden, part) for part, *hidden in groups]))
 
     def token_states(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """The last layer's state of each token, [B, T, D]; at padding, any; differentiable."""
         if self.packs:
-            packing = Packing(attention_mask)
+            packing = Packing(attention_mask, input_ids.device)
             (states,) = packed_states(self._backbone, input_ids, packing, all_layers=False)
             return packing.pad(states)
-        padded: Tensor = self._backbone(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        mask = to_device(attention_mask, input_ids.device)
+        padded: Tensor = self._backbone(input_ids=input_ids, attention_mask=mask).last_hidden_state
         return padded

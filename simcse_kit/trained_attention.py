@@ -4,7 +4,8 @@ PyTorch's attention in one step knows no dropout on a CPU. Its separate steps, f
 ones for autograd to remember, and in half precision slow, as are all products of matrices so small. Here all rows are
 one operation, in single precision at least, which saves no more than its gradients read.
 
-Legend: P tokens of a packed batch, H heads, d width of a head; n rows of one length L, Q queries of each (L, or 1).
+Legend: P tokens of a packed batch, H heads, d width of a head, e of its values; n rows of one length L, Q queries of
+each (L, or 1).
 """
 
 from __future__ import annotations
@@ -30,13 +31,13 @@ def attend_by_length(
         query: [1, P, H, d], or of each row's first token alone, [1, B, H, d], in the order of ``packing.first``;
             differentiable, as are the others.
         key: [1, P, H, d].
-        value: As ``key``.
+        value: [1, P, H, e].
         packing: The rows.
         dropout: Rate of dropout on the attention probabilities, in [0, 1], rounded as in ``simcse_kit.dropout``.
         scaling: Factor on the dot products.
 
     Returns:
-        Of the query's shape.
+        [1, P or B, H, e].
     """
     found: Tensor = _Attention.apply(query, key, value, packing, dropout, scaling)  # type: ignore[no-untyped-call]
     return found
@@ -49,7 +50,7 @@ class _Attention(torch.autograd.Function):
     ) -> Tensor:
         dtype = torch.promote_types(query.dtype, torch.float32)
         by_head = [each.new_empty(each.shape, dtype=dtype) for each in (query, key, value)]
-        gathered = query.new_empty(query.shape)
+        gathered = query.new_empty(*query.shape[:-1], value.shape[-1])
         groups = list(packing.by_length(gathered, query, key, value, *by_head))
         sizes = [into.shape[1] * keys.shape[:3].numel() for into, _, keys, *_ in groups]
         factors = torch.split(drop(query.new_ones(sum(sizes), dtype=dtype), dropout), sizes) if dropout else None
@@ -77,7 +78,7 @@ class _Attention(torch.autograd.Function):
         with torch.autocast("cpu", enabled=False):
             for (given, *states), (weight, kept) in zip(groups, weights, strict=True):
                 q, k, v = map(_seen_by_head, states[:3])
-                g = _copied_by_head(given, torch.empty_like(states[0]))
+                g = _copied_by_head(given, q.new_empty(given.shape))
                 # Of the scores: w (m g v' - sum over w m g v'), where m is what dropout multiplies w by.
                 kept_gradient = torch.bmm(g, v.transpose(1, 2)).mul_(kept)
                 of_scores = kept_gradient.addcmul_(weight, kept_gradient.sum(dim=-1, keepdim=True), value=-1)

@@ -7,18 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface, AutoConfig, AutoModel, AutoTokenizer
 
 from simcse_kit import attention, passes
-from simcse_kit.attention import (
-    _attend_jagged,
-    attends_jagged,
-    packed_attention,
-    packed_states,
-    packs_on,
-    use_packed_attention,
-)
+from simcse_kit.attention import packed_attention, packed_states, packs_on, use_packed_attention
 from simcse_kit.backbone import set_dropout
 from simcse_kit.batching import pad
 from simcse_kit.packing import Packing
@@ -103,46 +95,10 @@ def test_each_sequence_attends_to_itself(monkeypatch, window, key_heads, trained
     assert (found[0] - expected).abs().max() < 1e-12
 
 
-def test_all_lengths_at_once_give_what_each_gives_and_the_same_gradients():
-    lengths = [7, 4, 4, 1]
-    packing = Packing((torch.arange(7) < torch.tensor(lengths).unsqueeze(1)).long())
-    states = [torch.randn(1, 16, 4, 8, dtype=torch.float64, requires_grad=True) for _ in range(3)]
-    found = _attend_jagged(*states, packing, dropout=0.0, scaling=0.7)
-    expected = by_loops(*(each[0] for each in states), lengths, None, 0.7)
-    assert found.shape == (1, 16, 4, 8) and (found[0] - expected).abs().max() < 1e-12
-    weights = torch.randn(expected.shape, dtype=torch.float64)
-    theirs = torch.autograd.grad((expected * weights).sum(), states)
-    for own, other in zip(torch.autograd.grad((found[0] * weights).sum(), states), theirs, strict=True):
-        assert (own - other).abs().max() < 1e-12
-
-
-def test_the_trial_of_a_device_leaves_the_draws_alone_and_works_while_nothing_is_recorded():
-    torch.manual_seed(3)
-    expected = torch.rand(4)
-    torch.manual_seed(3)
-    with torch.inference_mode():
-        assert attends_jagged(torch.device("cpu"))
-    assert torch.equal(torch.rand(4), expected)
-
-
-def test_a_device_without_the_kernels_is_found_out_and_one_without_memory_is_not_judged(monkeypatch):
-    def failing(error):
-        def attend(*states, **options):
-            raise error
-
-        return attend
-
-    monkeypatch.setattr(attention, "_attend_jagged", failing(RuntimeError("no kernel")))
-    assert not attends_jagged(torch.device("cpu"))
-    monkeypatch.setattr(attention, "_attend_jagged", failing(torch.OutOfMemoryError("full")))
-    with pytest.raises(torch.OutOfMemoryError):
-        attends_jagged(torch.device("cpu"))
-
-
 @pytest.mark.parametrize("pooling", POOLINGS)
 @pytest.mark.parametrize("family", PACKED)
 def test_all_lengths_at_once_give_the_padded_vectors_and_gradients(opened, monkeypatch, family, pooling):
-    """What a GPU computes, on a CPU."""
+    """What a GPU computes, on a CPU, which has none of its kernels."""
     own, packed, ids, mask = map(copy.deepcopy, opened(family))
     for module in (attention, passes):
         monkeypatch.setattr(module, "goes_by_length", lambda device: False)
@@ -423,18 +379,6 @@ def test_a_family_that_refuses_the_arguments_is_padded(tiny_checkpoint, monkeypa
     )
     with pytest.warns(UserWarning, match="batches are padded"):
         assert not use_packed_attention(backbone)
-
-
-def test_the_trial_of_a_device_leaves_no_trace_in_a_step_that_counts_what_it_saves(monkeypatch):
-    states, asked = torch.ones(2, requires_grad=True), []
-
-    def encode(states):
-        if not asked:
-            asked.append(attention.attends_jagged(torch.device("cpu")))
-        return states.exp()
-
-    checkpoint(encode, states, use_reentrant=False).sum().backward()
-    assert asked and states.grad is not None
 
 
 def test_memory_that_ends_in_a_trial_says_nothing_of_the_family(tiny_checkpoint, monkeypatch):

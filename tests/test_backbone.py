@@ -247,16 +247,20 @@ def test_code_that_a_model_brings_is_run_only_when_trusted(copied, tiny_checkpoi
 def attention_probabilities(monkeypatch, encoder):
     """Run the encoder on one batch without padding; returns the attention probabilities after dropout, [L, ...]."""
     assert encoder.packs  # found out before anything is counted
-    attend, seen = attention._attend, []
+    ids, seen = torch.randint(5, 200, (16, 30), generator=torch.Generator().manual_seed(0)), []
 
-    def spy(query, key, value, **options):
-        rows, length, heads, _ = key.shape
-        identity = torch.eye(length).unsqueeze(1).expand(rows, -1, heads, -1)
-        seen.append(attend(query, key, identity, **options).detach())
-        return attend(query, key, value, **options)
+    def spy(attend):
+        def spied(query, key, value, *packing, **options):
+            *places, heads, _ = key.shape  # [16, 30], or [1, 480] of a packed batch
+            units = torch.eye(30).repeat(16, 1).view(*places, 1, 30).expand(-1, -1, heads, -1)
+            found = attend(query, key, units, *packing, **options).detach()
+            seen.append(found.reshape(16, 30, heads, 30))
+            return attend(query, key, value, *packing, **options)
 
-    monkeypatch.setattr(attention, "_attend", spy)
-    ids = torch.randint(5, 200, (16, 30), generator=torch.Generator().manual_seed(0))
+        return spied
+
+    for name in ("_attend", "attend_by_length"):
+        monkeypatch.setattr(attention, name, spy(getattr(attention, name)))
     torch.manual_seed(0)
     with torch.no_grad():
         encoder(ids, torch.ones_like(ids))

@@ -22,7 +22,7 @@ from simcse_kit.encoder import SentenceEncoder
 from simcse_kit.locate import locate
 
 _DEFAULT_BATCH_SIZE = 32
-_BATCH_SIZES = (8, 16, 32, 64, 128, 256)
+_BATCH_SIZES = (8, 16, 32, 64, 128, 256, 512, 1_024, 2_048)
 
 
 class System(Protocol):

@@ -71,6 +71,10 @@ def bench_train(
     """
     torch.set_num_threads(settings.threads)
     device = parse_device(None)
+    if torch.cuda.device_count() > 1:
+        raise UserError(
+            "there are several GPUs, and SentenceTransformerTrainer would use all: set CUDA_VISIBLE_DEVICES=0"
+        )
     names, left_out = runnable(settings.systems, settings.reference, TRAINERS, device)
     if settings.steps % settings.block or settings.steps < 2 * settings.block:
         raise UserError(

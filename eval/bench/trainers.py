@@ -130,7 +130,10 @@ class Ours:
                 draws = torch.Generator().manual_seed(step)
                 batch = self._prepared.views.collate(self._tokenizer, self._prepared.rows, chosen, draws)
                 losses.append(self._gradients.compute(batch, step + 1).value)
-                accelerator.clip_grad_norm_(self._trained.parameters(), _MAX_GRAD_NORM)
+                # Not by the accelerator, which asks for the precision of whichever system was opened last.
+                if accelerator.scaler is not None:
+                    accelerator.scaler.unscale_(self._optimizer.optimizer)
+                nn.utils.clip_grad_norm_(self._trained.parameters(), _MAX_GRAD_NORM)
                 self._optimizer.step()
                 self._optimizer.zero_grad()
         return _finished(started, losses)

@@ -86,7 +86,7 @@ def mean_over_processes(total: Tensor, count: int) -> Tensor:
         total: The sum over this process's items, a scalar.
         count: Their number.
     """
-    items = sum_over_processes(torch.tensor(float(count), device=total.device))
+    items = sum_over_processes(total.new_full((), float(count)))
     own = total / items.clamp(min=1.0)
     everyone = sum_over_processes(own.detach().clone())
     return own + (everyone - own.detach())

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from simcse_kit.batching import to_device
 from simcse_kit.errors import UserError
 from simcse_kit.train import distributed
 from simcse_kit.train.pipeline import step_seed
@@ -91,5 +92,5 @@ class Gradients:
         value, terms = prepared.objective(views.arrange(blocks), chunks[0].labels, token_losses)
         accelerator.backward(value * accelerator.num_processes)
         distributed.share_gradients(prepared.objective.parameters())
-        tokens = distributed.sum_over_processes((batch.mask.sum() * bool(batch.own)).to(accelerator.device))
+        tokens = distributed.sum_over_processes(to_device(batch.mask.sum() * bool(batch.own), accelerator.device))
         return Loss(value.detach(), {name: term.detach() for name, term in terms.items()}, tokens)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from simcse_kit.backbone import evaluating
-from simcse_kit.batching import pad, to_device
+from simcse_kit.batching import pad
 from simcse_kit.encoder import SentenceEncoder
 from simcse_kit.objectives.masked_lm import MaskedLM
 from simcse_kit.train.recipe import Recipe
@@ -49,7 +49,7 @@ class HeldOut:
             for start in range(0, len(self.rows), size):
                 ids, mask = pad(self.rows.token_ids(range(start, min(start + size, len(self.rows)))), encoder.pad_id)
                 tokens = masked_lm.mask(ids, mask, draws)
-                tokens, mask = tokens.to(encoder.device), to_device(mask, encoder.device)
+                tokens = tokens.to(encoder.device)
                 logits: Tensor = masked_lm.logits(encoder, tokens, mask).float()
                 loss += torch.nn.functional.cross_entropy(logits, tokens.targets, reduction="sum").item()
                 right += int((logits.argmax(dim=-1) == tokens.targets).sum())

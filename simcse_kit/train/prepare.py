@@ -54,8 +54,8 @@ def prepare(recipe: Recipe) -> Prepared:
     check_labels(rows, recipe.pooled)
     schedule = Schedule.of(len(rows), recipe.train, shuffle=recipe.data.shuffle, seed=recipe.seed)
     task = open_task(recipe.evaluation)
-    views = Views(recipe)
     accelerator = open_accelerator(recipe)
+    views = Views(recipe)  # a language model among them goes to this process's device
     encoder = open_encoder(recipe, accelerator.device)
     check_vocabulary(recipe, encoder.tokenizer)
     second = open_encoder(recipe, accelerator.device) if recipe.train.encoders == 2 else None

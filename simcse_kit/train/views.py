@@ -67,7 +67,7 @@ class Batch(NamedTuple):
 
     Attributes:
         ids: Token ids, [K * N, T], block by block.
-        mask: Attention mask, [K * N, T].
+        mask: Attention mask, [K * N, T]; stays on the CPU, which lays out what a GPU computes.
         masked: The same with masked tokens, where some objective predicts them.
         labels: Of the rows of all processes; None where they have none.
         own: How many rows of each block count: those of this process; where there are none, one stands in for them.
@@ -100,8 +100,7 @@ class Batch(NamedTuple):
         """The batch on a device."""
         masked = None if self.masked is None else self.masked.to(device)
         labels = None if self.labels is None else to_device(self.labels, device)
-        ids, mask = to_device(self.ids, device), to_device(self.mask, device)
-        return self._replace(ids=ids, mask=mask, masked=masked, labels=labels)
+        return self._replace(ids=to_device(self.ids, device), masked=masked, labels=labels)
 
 
 class Views:

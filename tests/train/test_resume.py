@@ -18,7 +18,7 @@ from simcse_kit.train import gradients
 from simcse_kit.train.rundir import RunDirectory
 
 # 15 steps; with this seed the best model comes after step 9
-STEPS = {"seed": 11, "train__epochs": 5, "train__save_every": 3, "evaluation__every": 2, "train__keep_last": 2}
+STEPS = {"seed": 1, "train__epochs": 5, "train__save_every": 3, "evaluation__every": 2, "train__keep_last": 2}
 
 
 def outcome(folder):
