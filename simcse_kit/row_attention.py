@@ -1,7 +1,8 @@
 """Attention within rows of one length on a CPU, in evaluation: the steps that are quickest for the length.
 
 PyTorch's one-step attention is made for long rows. Up to some two hundred tokens separate steps are quicker, if the
-scores of a step stay in the caches; and its softmax is slow on rows that are shorter than a vector register.
+scores of a step stay in the caches; but where MKL is at home (see ``simcse_kit.blas``), not from a vector register's
+length on, below which softmax in one step is slow.
 
 Legend: n rows of L tokens, Q queries of each (L, or 1), H heads, d width of a head.
 """
@@ -10,6 +11,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+
+from simcse_kit import blas
 
 # Tokens of the longest row that is attended to in separate steps.
 LONGEST = 192
@@ -30,7 +33,7 @@ def attend_rows(query: Tensor, key: Tensor, value: Tensor, *, into: Tensor) -> N
     """
     queries, heads = query.shape[1:3]
     length = key.shape[1]
-    if length > LONGEST:
+    if length > LONGEST or (length >= REGISTER and blas.mkl_is_quickest()):
         gathered = nn.functional.scaled_dot_product_attention(_by_head(query), _by_head(key), _by_head(value))
         into.copy_(_by_head(gathered))
         return

@@ -4,10 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from simcse_kit import row_attention
+from simcse_kit import blas, row_attention
 from simcse_kit.row_attention import attend_rows
 
 ROWS, HEADS, WIDTH = 5, 3, 8
+
+
+@pytest.fixture(autouse=True, params=[False, True], ids=["", "mkl"])
+def with_mkl(request, monkeypatch):
+    monkeypatch.setattr(blas, "mkl_is_quickest", lambda: request.param)
 
 
 def written_out(query, key, value):
