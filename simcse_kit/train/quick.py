@@ -2,8 +2,7 @@
 
 Linear layers in float32 are multiplied by numpy's BLAS where that is the quickest (see ``simcse_kit.blas``), else by
 oneDNN, which is private to PyTorch: where it is missing, or gives something else, or PyTorch's own way is the quickest,
-they stay as they are. Dropout has
-other draws of the same distribution. Nothing of it outlasts the context.
+they stay as they are. Dropout has other draws of the same distribution. Nothing of it outlasts the context.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ import importlib
 import json
 import random
 from concurrent.futures.process import BrokenProcessPool
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from eval.bench.results import read_result
 from eval.bench.table import readme_tables, result_tables
 from eval.bench.texts import open_text_set
 from eval.bench.timing import paired_ratio, rotated, time_rounds
+from eval.bench.train import bench_train
 from simcse_kit.errors import UserError
 
 COUNT = 40
@@ -368,3 +370,10 @@ def test_a_result_file_that_cannot_be_written_is_told_before_the_work(texts, tmp
     ):
         assert run(*command, "-o", tmp_path / "missing" / "result.json") == 2
         assert "does not exist; create it first" in capsys.readouterr().err
+
+
+def test_training_beside_a_peer_that_would_take_several_gpus_is_refused(monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    settings = SimpleNamespace(threads=torch.get_num_threads())
+    with pytest.raises(UserError, match="CUDA_VISIBLE_DEVICES"):
+        next(bench_train("model", tmp_path / "texts.txt", settings))

@@ -35,17 +35,20 @@ def calls(request, monkeypatch):
 @pytest.mark.parametrize("shape", [(1_100, 12), (1, 1_100, 12), (11, 100, 12)])
 @pytest.mark.parametrize("bias", [True, False])
 def test_linear_layers_and_their_gradients_are_the_same(shape, bias, calls):
+    torch.manual_seed(0)
     own, states = nn.Linear(12, 20, bias=bias), torch.randn(shape, requires_grad=True)
     ours, weights = copy.deepcopy(own), torch.randn(*shape[:-1], 20)
-    (own(states) * weights).sum().backward()
+    exact = copy.deepcopy(own).double()
+    (exact(states.double()) * weights).sum().backward()
     expected, states.grad = states.grad, None
     with QuickLayers([ours], CPU).in_use():
         found = ours(states)
         (found * weights).sum().backward()
     assert calls == [shape, (*shape[:-1], 20)]
     assert (found - own(states)).abs().max() < 1e-5 and (states.grad - expected).abs().max() < 1e-5
-    for one, other in zip(ours.parameters(), own.parameters(), strict=True):
-        assert (one.grad - other.grad).abs().max() < 1e-5 * other.grad.abs().max()
+    for one, other in zip(ours.parameters(), exact.parameters(), strict=True):
+        # What rounding explains in sums over 1,100 rows, of magnitude 700 before terms cancel.
+        assert (one.grad - other.grad).abs().max() < 2 * 700 * torch.finfo(torch.float32).eps
 
 
 def test_what_takes_no_gradient_gets_none(calls):
