@@ -58,10 +58,11 @@ class Int8Linear(nn.Module):
             bias: The same.
         """
         super().__init__()
-        self._scale, self._bias = scale, bias
-        self._sums = integers.sum(dim=1) * scale
+        self._scale = scale
         self._packed = torch.ops.onednn.qlinear_prepack(integers, None)
         self._zeros = torch.zeros(len(scale), dtype=torch.int64)
+        # What a row's lowest value, and 1, are multiplied by: [2, width out].
+        self._added = torch.stack([integers.sum(dim=1) * scale, torch.zeros_like(scale) if bias is None else bias])
 
     @classmethod
     def of(cls, linear: nn.Linear) -> Int8Linear:
@@ -75,8 +76,8 @@ class Int8Linear(nn.Module):
     def joined(cls, *layers: Int8Linear) -> Int8Linear:
         """One layer that gives side by side what several give; a copy."""
         integers = torch.cat([layer._packed.to_dense() for layer in layers], dim=1).t().contiguous()
-        biases = [torch.zeros_like(layer._scale) if layer._bias is None else layer._bias for layer in layers]
-        return cls(integers, torch.cat([layer._scale for layer in layers]), torch.cat(biases))
+        scales, biases = (torch.cat(each) for each in zip(*((layer._scale, layer._added[1]) for layer in layers)))
+        return cls(integers, scales, biases)
 
     def forward(self, states: Tensor) -> Tensor:
         """Multiply states: [..., width in] -> [..., width out]."""
@@ -88,8 +89,11 @@ class Int8Linear(nn.Module):
         product: Tensor = torch.ops.onednn.qlinear_pointwise(
             states.steps, 1.0, 0, *weight, None, 1.0, 0, torch.float32, "none", [], "none"
         )
-        product.mul_(states.step).addcmul_(states.lowest, self._sums)
-        return product if self._bias is None else product.add_(self._bias)
+        product.mul_(states.step)
+        # As a product of matrices this is quicker than by broadcasting.
+        lowest = states.lowest.flatten(0, -2)
+        product.view(-1, product.shape[-1]).addmm_(torch.cat([lowest, torch.ones_like(lowest)], dim=1), self._added)
+        return product
 
 
 def is_available() -> bool:
