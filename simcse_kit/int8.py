@@ -76,8 +76,8 @@ class Int8Linear(nn.Module):
     def joined(cls, *layers: Int8Linear) -> Int8Linear:
         """One layer that gives side by side what several give; a copy."""
         integers = torch.cat([layer._packed.to_dense() for layer in layers], dim=1).t().contiguous()
-        scales, biases = (torch.cat(each) for each in zip(*((layer._scale, layer._added[1]) for layer in layers)))
-        return cls(integers, scales, biases)
+        biases = torch.cat([layer._added[1] for layer in layers])
+        return cls(integers, torch.cat([layer._scale for layer in layers]), biases)
 
     def forward(self, states: Tensor) -> Tensor:
         """Multiply states: [..., width in] -> [..., width out]."""

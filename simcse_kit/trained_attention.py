@@ -151,22 +151,24 @@ def _layout(packing: Packing, heads: int) -> _Layout:
     """Lay a batch out, once for all layers."""
     lengths = [length for n, length in packing.groups for _ in range(n)]
     sizes = [len(list(rows)) for _, rows in groupby(math.ceil(length / _LENGTHS) for length in lengths)]
-    head = torch.arange(heads).unsqueeze(1)
     taken, owned, masks, shapes = [], [], [], []
-    for starts, own in zip(packing.first.split(sizes), torch.tensor(lengths).split(sizes), strict=True):
-        token, last = torch.arange(int(own[0])), own.unsqueeze(1) - 1
-        is_own = (token <= last).unsqueeze(1).expand(-1, heads, -1)  # [n, H, L]
-        stands = (starts.unsqueeze(1) + token.minimum(last)).unsqueeze(1)
-        taken.append((stands * heads + head).flatten())
-        owned.append(is_own.flatten())
-        masks.append(torch.zeros(is_own.shape).masked_fill_(~is_own, -math.inf).flatten(0, 1).unsqueeze(1))
-        shapes.append((len(own) * heads, len(token)))
-    slots, is_own = torch.cat(taken), torch.cat(owned)
-    places = torch.empty(sum(lengths) * heads, dtype=torch.int64)
-    places[slots[is_own]] = is_own.nonzero().squeeze(1)
+    with torch.device("cpu"):
+        head = torch.arange(heads).unsqueeze(1)
+        starting, rows = (torch.split(each, sizes) for each in (packing.first, torch.tensor(lengths)))
+        for starts, own in zip(starting, rows, strict=True):
+            token, last = torch.arange(int(own[0])), own.unsqueeze(1) - 1
+            is_own = (token <= last).unsqueeze(1).expand(-1, heads, -1)  # [n, H, L]
+            stands = (starts.unsqueeze(1) + token.minimum(last)).unsqueeze(1)
+            taken.append((stands * heads + head).flatten())
+            owned.append(is_own.flatten())
+            masks.append(torch.zeros(is_own.shape).masked_fill_(~is_own, -math.inf).flatten(0, 1).unsqueeze(1))
+            shapes.append((len(own) * heads, len(token)))
+        slots, is_own = torch.cat(taken), torch.cat(owned)
+        places = torch.empty(sum(lengths) * heads, dtype=torch.int64)
+        places[slots[is_own]] = is_own.nonzero().squeeze(1)
+        same = torch.arange(len(lengths) * heads)
     every = _Slots(slots, places, (~is_own).nonzero().squeeze(1), shapes, heads)
-    same = torch.arange(len(lengths) * heads)
-    return _Layout(every, _Slots(same, same, same[:0], [(rows, 1) for rows, _ in shapes], heads), masks)
+    return _Layout(every, _Slots(same, same, same[:0], [(n, 1) for n, _ in shapes], heads), masks)
 
 
 def _multiply(left: Tensor, right: Tensor, factor: float, *, into: Tensor) -> None:
