@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from simcse_kit.dropout import dropout as drop
+from simcse_kit.dropout import Draws
 from simcse_kit.packing import Packing
 from simcse_kit.row_attention import REGISTER
 
@@ -61,14 +61,14 @@ class _Attention(torch.autograd.Function):
         gathered = v.new_empty(len(q), v.shape[1])
         groups = list(zip(own.groups(gathered), own.groups(q), every.groups(k), every.groups(v), strict=True))
         sizes = [queries.shape[:2].numel() * keys.shape[1] for _, queries, keys, _ in groups]
-        factors = torch.split(drop(q.new_ones(sum(sizes)), dropout), sizes) if dropout else None
+        draws = Draws.of(sum(sizes), dropout).split(sizes) if dropout else None
         weights: list[Tensor] = []
         kept_weights: list[Tensor] = []
         with torch.autocast("cpu", enabled=False):
             for number, (into, queries, keys, values) in enumerate(groups):
                 mask = layout.masks[number].to(dtype)
                 weight = _softmax(torch.baddbmm(mask, queries, keys.transpose(1, 2), alpha=scaling))
-                kept = weight if factors is None else weight * factors[number].view(weight.shape)
+                kept = weight if draws is None else draws[number].applied(weight)
                 torch.bmm(kept, values, out=into)
                 weights.append(weight)
                 kept_weights.append(kept)

@@ -29,7 +29,7 @@ from simcse_kit.modules import Dense
 from simcse_kit.tokenization import TemplateTokenizer
 from simcse_kit.train.gradients import Gradients
 from simcse_kit.train.heap import kept_memory
-from simcse_kit.train.optim import adamw
+from simcse_kit.train.optim import adamw, clip_gradients
 from simcse_kit.train.prepare import prepare
 from simcse_kit.train.recipe import Recipe
 from simcse_kit.train.views import MergedForward
@@ -133,7 +133,7 @@ class Ours:
                 # Not by the accelerator, which asks for the precision of whichever system was opened last.
                 if accelerator.scaler is not None:
                     accelerator.scaler.unscale_(self._optimizer.optimizer)
-                nn.utils.clip_grad_norm_(self._trained.parameters(), _MAX_GRAD_NORM)
+                clip_gradients(self._trained.parameters(), _MAX_GRAD_NORM)
                 self._optimizer.step()
                 self._optimizer.zero_grad()
         return _finished(started, losses)

@@ -23,7 +23,7 @@ from simcse_kit.train import distributed
 from simcse_kit.train.gradients import Gradients
 from simcse_kit.train.heap import kept_memory
 from simcse_kit.train.interpolation import Interpolation
-from simcse_kit.train.optim import adamw, learning_rate
+from simcse_kit.train.optim import adamw, clip_gradients, learning_rate
 from simcse_kit.train.pipeline import batches_ahead
 from simcse_kit.train.prepare import Prepared
 from simcse_kit.train.provenance import run_record
@@ -132,7 +132,8 @@ def train(  # noqa: C901 - one function that reads top to bottom
 
             loss = gradients.compute(batch, progress.step)
             progress.chunk_size = gradients.chunk_size
-            grad_norm = accelerator.clip_grad_norm_(trained.parameters(), settings.max_grad_norm or float("inf"))
+            accelerator.unscale_gradients()
+            grad_norm = clip_gradients(trained.parameters(), settings.max_grad_norm or float("inf"))
             optimizer.step()
             optimizer.zero_grad()
 

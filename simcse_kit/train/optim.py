@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any, Literal
+from collections.abc import Callable, Iterable
+from typing import Any, Literal, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 _NORMS = (nn.LayerNorm, nn.RMSNorm)
 
@@ -63,6 +63,30 @@ def adamw(
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
     kind = torch.optim.AdamW if bias_correction else UncorrectedAdamW
     return kind(groups, lr=lr, betas=(0.9, 0.999), eps=epsilon, fused=True)
+
+
+def clip_gradients(parameters: Iterable[nn.Parameter], highest: float) -> Tensor:
+    """Shorten gradients, of all parameters together, to a norm of at most so much.
+
+    Args:
+        parameters: Those without a gradient are passed over.
+        highest: The norm above which they are shortened; infinite: never.
+
+    Returns:
+        Their norm before, a scalar.
+    """
+    clipped = [parameter for parameter in parameters if parameter.grad is not None]
+    gradients = [cast(Tensor, parameter.grad) for parameter in clipped]
+    if any(gradient.device.type != "cpu" for gradient in gradients):
+        norm = nn.utils.get_total_norm(gradients)
+        nn.utils.clip_grads_with_norm_(clipped, highest, norm)  # asking whether it has to would wait for the GPU
+        return norm
+    # A product of a long vector with itself is quicker there than its norm.
+    squares = [torch.dot(values, values) for values in (gradient.flatten() for gradient in gradients)]
+    norm = torch.stack(squares).sum().sqrt()
+    if norm > highest:
+        nn.utils.clip_grads_with_norm_(clipped, highest, norm)
+    return norm
 
 
 def learning_rate(

@@ -12,13 +12,12 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from accelerate import Accelerator
 from hypothesis import given
 from hypothesis import strategies as st
 
 from simcse_kit import SentenceEncoder
 from simcse_kit.objectives import masked_lm
-from simcse_kit.train import distributed
+from simcse_kit.train import distributed, loop
 from simcse_kit.train.distributed import share
 from simcse_kit.train.loop import train
 from simcse_kit.train.prepare import prepare
@@ -49,14 +48,14 @@ def train_noting_gradients(content, process, processes, port, notes):
         os.environ.update({"MASTER_ADDR": "127.0.0.1", **{name: str(value) for name, value in place.items()}})
     masked_lm._MASKED, masked_lm._RANDOM = 1.0, 0.0  # else every process draws what it hides tokens behind
     gradients = []
-    clip = Accelerator.clip_grad_norm_
+    clip = loop.clip_gradients
 
-    def noting(self, parameters, *arguments):
+    def noting(parameters, *arguments):
         parameters = list(parameters)
         gradients.append([None if each.grad is None else each.grad.clone() for each in parameters])
-        return clip(self, parameters, *arguments)
+        return clip(parameters, *arguments)
 
-    Accelerator.clip_grad_norm_ = noting
+    loop.clip_gradients = noting
     recipe = Recipe.model_validate(content)
     train(prepare(recipe), RunDirectory(recipe.output_dir), quiet=True)
     torch.save(gradients, notes)

@@ -6,7 +6,7 @@ import torch
 import transformers
 
 from simcse_kit import SentenceEncoder
-from simcse_kit.train.optim import adamw, learning_rate
+from simcse_kit.train.optim import adamw, clip_gradients, learning_rate
 
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine", "constant"])
@@ -115,3 +115,20 @@ def test_a_step_that_is_not_made_is_not_counted():
             layer(torch.ones(1, 2)).sum().backward()
             optimizer.step()
     assert torch.equal(layers[0].weight, layers[1].weight)
+
+
+@pytest.mark.parametrize("highest", [0.5, 2.0, 1e9, float("inf")])
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+def test_gradients_are_clipped_as_torch_clips_them(highest, scale):
+    torch.manual_seed(0)
+    parameters = [torch.nn.Parameter(torch.zeros(shape)) for shape in [(40, 7), (13,), (), (3, 1, 2)]]
+    for parameter in parameters[:-1]:
+        parameter.grad = scale * torch.randn(parameter.shape)
+    others = [torch.nn.Parameter(parameter.detach().clone()) for parameter in parameters]
+    for other, parameter in zip(others, parameters, strict=True):
+        other.grad = None if parameter.grad is None else parameter.grad.clone()
+    expected = torch.nn.utils.clip_grad_norm_(others, highest)
+    torch.testing.assert_close(clip_gradients(parameters, highest), expected)
+    for other, parameter in zip(others[:-1], parameters, strict=False):
+        torch.testing.assert_close(parameter.grad, other.grad, rtol=1e-5, atol=0)
+    assert parameters[-1].grad is None

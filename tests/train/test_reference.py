@@ -109,7 +109,7 @@ def note_naive(path, table, columns, weight):
         loss = loop_loss(plain_views(model, tokenizer, [[row[column] for row in rows] for column in columns]), weight)
         optimizer.zero_grad()
         loss.backward()
-        norm = math.sqrt(sum(parameter.grad.norm().item() ** 2 for parameter in model.parameters()))
+        norm = math.sqrt(sum(parameter.grad.double().norm().item() ** 2 for parameter in model.parameters()))
         for parameter in model.parameters():
             parameter.grad *= min(1.0, 1.0 / norm)
         optimizer.param_groups[0]["lr"] = LR * (STEPS - step) / STEPS
