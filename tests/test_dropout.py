@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from simcse_kit.dropout import dropout
+from simcse_kit.dropout import Draws, dropout
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
@@ -58,4 +58,5 @@ def test_gradients_pass_where_values_do():
 def test_rates_at_the_ends(rate, kept):
     states = torch.randn(100)
     assert torch.allclose(dropout(states, rate), states * kept)
+    assert torch.allclose(Draws.of(100, rate).applied(states), states * kept)
     assert dropout(states[:0], 0.1).shape == (0,)

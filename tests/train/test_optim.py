@@ -117,7 +117,7 @@ def test_a_step_that_is_not_made_is_not_counted():
     assert torch.equal(layers[0].weight, layers[1].weight)
 
 
-@pytest.mark.parametrize("highest", [0.5, 2.0, 1e9, float("inf")])
+@pytest.mark.parametrize("highest", [0.5, 2.0, 16.0, 1e9, float("inf")])  # norms are 16.25 times the scale
 @pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
 def test_gradients_are_clipped_as_torch_clips_them(highest, scale):
     torch.manual_seed(0)
@@ -132,3 +132,10 @@ def test_gradients_are_clipped_as_torch_clips_them(highest, scale):
     for other, parameter in zip(others[:-1], parameters, strict=False):
         torch.testing.assert_close(parameter.grad, other.grad, rtol=1e-5, atol=0)
     assert parameters[-1].grad is None
+
+
+def test_clipping_on_a_gpu_waits_for_nothing():
+    # Of tensors without values, any that is asked for is an error.
+    parameter = torch.nn.Parameter(torch.zeros(3, 2, device="meta"))
+    parameter.grad = torch.ones_like(parameter)
+    assert clip_gradients([parameter], 1.0).device.type == "meta"
